@@ -1,1 +1,3 @@
-fn main(){}
+//! The daemon: arguments and exit codes; the work is in the library.
+
+fn main() {}

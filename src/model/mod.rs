@@ -1,0 +1,1 @@
+//! Models on disk: manifests, the store, verification, labelled samples.
