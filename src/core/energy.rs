@@ -1,6 +1,7 @@
 //! Budgets: what the device, a class and an app may spend.
 
-use crate::core::event::Request;
+use crate::core::event::{ClassId, Request};
+use crate::time::Timestamp;
 use crate::units::{Bytes, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,11 @@ pub struct ClassBudget {
     pub name: String,
     /// Latency objective: the deadline of a request that names none.
     pub latency: Nanos,
-    /// Least accuracy of a request that names none.
+    /// Least accuracy of a request that names none: the floor of every single answer.
     pub min_accuracy: Ppm,
+    /// Accuracy to give while the budgets allow it; below it only under a binding power, energy or
+    /// thermal budget or deadline. `None` = the floor is enough.
+    pub accuracy_target: Option<Ppm>,
     /// Lower is more urgent.
     pub priority: u32,
     /// Most energy per request; `None` = no limit.
@@ -87,5 +91,256 @@ impl Budgets {
     #[must_use]
     pub fn class(&self, request: &Request) -> &ClassBudget {
         self.classes.get(usize::from(request.class.0)).unwrap_or(&self.classes[0])
+    }
+}
+
+impl EnergyAllowance {
+    /// Average power that spends the rest evenly over the time left; zero once either is gone.
+    #[must_use]
+    pub fn power(&self, spent: Microjoules, elapsed: Nanos) -> Microwatts {
+        let left = self.total.saturating_sub(spent);
+        let time = self.lasting.saturating_sub(elapsed);
+        if time == Nanos::ZERO {
+            Microwatts::ZERO
+        } else {
+            Microwatts::from_f64(left.as_f64() / time.as_secs_f64())
+        }
+    }
+}
+
+/// A token bucket of energy: fills with a power, is drained by work, and may go into debt when work
+/// costs more than was reserved. `rate` `None` means unlimited.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bucket {
+    rate_uw: Option<f64>,
+    capacity_uj: f64,
+    level_uj: f64,
+    filled_at: Timestamp,
+}
+
+impl Bucket {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(rate: Option<Microwatts>, window: Nanos, now: Timestamp) -> Self {
+        let mut bucket = Self { rate_uw: None, capacity_uj: 0.0, level_uj: 0.0, filled_at: now };
+        bucket.set_rate(rate, window, now);
+        bucket.level_uj = bucket.capacity_uj;
+        bucket
+    }
+
+    /// Changes the rate; the share that was filled stays filled when it grows, the surplus is lost when it
+    /// shrinks. A debt stays a debt.
+    pub fn set_rate(&mut self, rate: Option<Microwatts>, window: Nanos, now: Timestamp) {
+        self.refill(now);
+        let was_unlimited = self.rate_uw.is_none();
+        self.rate_uw = rate.map(|rate| rate.as_f64().max(0.0));
+        self.capacity_uj = self.rate_uw.unwrap_or(0.0) * window.as_secs_f64();
+        if was_unlimited {
+            self.level_uj = self.capacity_uj;
+        }
+        self.level_uj = self.level_uj.min(self.capacity_uj);
+    }
+
+    fn refill(&mut self, now: Timestamp) {
+        if let Some(rate) = self.rate_uw {
+            let gained = rate * now.since(self.filled_at).as_secs_f64();
+            self.level_uj = (self.level_uj + gained).min(self.capacity_uj);
+        }
+        self.filled_at = self.filled_at.max(now);
+    }
+
+    /// When `energy` can be drawn: now, later, or never (rate zero). Work larger than the bucket may start
+    /// once the bucket is full, and leaves a debt.
+    #[must_use]
+    pub fn available_at(&self, energy: Microjoules, now: Timestamp) -> Option<Timestamp> {
+        let Some(rate) = self.rate_uw else { return Some(now) };
+        let level = (self.level_uj + rate * now.since(self.filled_at).as_secs_f64()).min(self.capacity_uj);
+        let missing = energy.as_f64().min(self.capacity_uj) - level;
+        if missing <= 0.0 && rate > 0.0 {
+            Some(now)
+        } else if rate > 0.0 {
+            Some(now.after(Nanos::from_secs_f64(missing / rate)))
+        } else {
+            None
+        }
+    }
+
+    /// Takes energy out.
+    pub fn draw(&mut self, energy: Microjoules, now: Timestamp) {
+        self.refill(now);
+        if self.rate_uw.is_some() {
+            self.level_uj -= energy.as_f64();
+        }
+    }
+
+    /// Corrects an earlier draw once the true energy is known.
+    pub fn settle(&mut self, reserved: Microjoules, spent: Microjoules, now: Timestamp) {
+        self.refill(now);
+        if self.rate_uw.is_some() {
+            self.level_uj = (self.level_uj + reserved.as_f64() - spent.as_f64()).min(self.capacity_uj);
+        }
+    }
+
+    /// Share of the bucket that is filled, in [0, 1]; one if unlimited.
+    #[must_use]
+    pub fn fill(&self) -> f64 {
+        match self.rate_uw {
+            None => 1.0,
+            Some(_) if self.capacity_uj <= 0.0 => 0.0,
+            Some(_) => (self.level_uj / self.capacity_uj).clamp(0.0, 1.0),
+        }
+    }
+}
+
+/// The device's and the classes' buckets: reserve at dispatch, settle at completion.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    device: Bucket,
+    classes: Vec<Bucket>,
+    /// Energy of the whole board since the start, integrated from samples.
+    pub board_energy: Microjoules,
+    /// Energy attributed to requests since the start.
+    pub request_energy: Microjoules,
+    reserved: Microjoules,
+}
+
+impl Ledger {
+    /// Full buckets for these budgets; the device's is unlimited until a cap is set.
+    #[must_use]
+    pub fn new(budgets: &Budgets, now: Timestamp) -> Self {
+        let classes =
+            budgets.classes.iter().map(|class| Bucket::new(class.power, budgets.power_window, now)).collect();
+        Self {
+            device: Bucket::new(None, budgets.power_window, now),
+            classes,
+            board_energy: Microjoules::ZERO,
+            request_energy: Microjoules::ZERO,
+            reserved: Microjoules::ZERO,
+        }
+    }
+
+    /// Takes over new class budgets.
+    pub fn reconfigure(&mut self, budgets: &Budgets, now: Timestamp) {
+        self.classes.resize_with(budgets.classes.len(), || Bucket::new(None, budgets.power_window, now));
+        for (bucket, class) in self.classes.iter_mut().zip(&budgets.classes) {
+            bucket.set_rate(class.power, budgets.power_window, now);
+        }
+    }
+
+    /// Sets the power above idle that the device may spend on average.
+    pub fn cap_device(&mut self, rate: Option<Microwatts>, window: Nanos, now: Timestamp) {
+        self.device.set_rate(rate, window, now);
+    }
+
+    /// When a request of this class may draw this energy; `None` = never, as things are.
+    #[must_use]
+    pub fn available_at(&self, class: ClassId, energy: Microjoules, now: Timestamp) -> Option<Timestamp> {
+        let device = self.device.available_at(energy, now)?;
+        match self.classes.get(usize::from(class.0)) {
+            Some(bucket) => Some(device.max(bucket.available_at(energy, now)?)),
+            None => Some(device),
+        }
+    }
+
+    /// Reserves energy for one request's share of a batch.
+    pub fn reserve(&mut self, class: ClassId, energy: Microjoules, now: Timestamp) {
+        self.device.draw(energy, now);
+        if let Some(bucket) = self.classes.get_mut(usize::from(class.0)) {
+            bucket.draw(energy, now);
+        }
+        self.reserved = self.reserved.saturating_add(energy);
+    }
+
+    /// Replaces a reservation by what was spent.
+    pub fn settle(&mut self, class: ClassId, reserved: Microjoules, spent: Microjoules, now: Timestamp) {
+        self.device.settle(reserved, spent, now);
+        if let Some(bucket) = self.classes.get_mut(usize::from(class.0)) {
+            bucket.settle(reserved, spent, now);
+        }
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.request_energy = self.request_energy.saturating_add(spent);
+    }
+
+    /// Energy reserved for running batches.
+    #[must_use]
+    pub fn reserved(&self) -> Microjoules {
+        self.reserved
+    }
+
+    /// Share of the device's bucket that is filled.
+    #[must_use]
+    pub fn device_fill(&self) -> f64 {
+        self.device.fill()
+    }
+
+    /// Share of a class's bucket that is filled.
+    #[must_use]
+    pub fn class_fill(&self, class: usize) -> f64 {
+        self.classes.get(class).map_or(1.0, Bucket::fill)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const S: Nanos = Nanos::from_secs(1);
+
+    #[test]
+    fn two_watts_refill_one_joule_in_half_a_second() {
+        let mut bucket = Bucket::new(Some(Microwatts(2_000_000)), S, Timestamp::ZERO);
+        bucket.draw(Microjoules(2_000_000), Timestamp::ZERO);
+        let ready = bucket.available_at(Microjoules(1_000_000), Timestamp::ZERO).unwrap();
+        assert_eq!(ready, Timestamp::ZERO.after(Nanos::from_millis(500)));
+    }
+
+    #[test]
+    fn work_larger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
+        // Capacity 2 J; a job of 5 J starts when full, and the next joule then waits (3 + 1) J / 2 W = 2 s.
+        let mut bucket = Bucket::new(Some(Microwatts(2_000_000)), S, Timestamp::ZERO);
+        assert_eq!(bucket.available_at(Microjoules(5_000_000), Timestamp::ZERO), Some(Timestamp::ZERO));
+        bucket.draw(Microjoules(5_000_000), Timestamp::ZERO);
+        assert_eq!(
+            bucket.available_at(Microjoules(1_000_000), Timestamp::ZERO),
+            Some(Timestamp::ZERO.after(Nanos::from_secs(2)))
+        );
+    }
+
+    #[test]
+    fn a_zero_rate_never_pays() {
+        let bucket = Bucket::new(Some(Microwatts::ZERO), S, Timestamp::ZERO);
+        assert_eq!(bucket.available_at(Microjoules(1), Timestamp::ZERO), None);
+    }
+
+    #[test]
+    fn an_allowance_spreads_what_is_left_over_the_time_left() {
+        // 3600 J over 1 h is 1 W; after 30 min with 900 J spent, 2700 J / 1800 s = 1.5 W.
+        let allowance =
+            EnergyAllowance { total: Microjoules(3_600_000_000), lasting: Nanos::from_secs(3600) };
+        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::ZERO), Microwatts(1_000_000));
+        assert_eq!(allowance.power(Microjoules(900_000_000), Nanos::from_secs(1800)), Microwatts(1_500_000));
+        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::from_secs(3600)), Microwatts::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn draws_never_exceed_what_flowed_in(draws in proptest::collection::vec((0u64..3_000_000, 0u64..2_000), 1..60)) {
+            // Drawing only when allowed, the total drawn is at most capacity + rate * time + one largest job.
+            let rate = Microwatts(1_500_000);
+            let mut bucket = Bucket::new(Some(rate), S, Timestamp::ZERO);
+            let mut now = Timestamp::ZERO;
+            let (mut total, mut largest) = (0u64, 0u64);
+            for (energy, pause_ms) in draws {
+                now = now.after(Nanos::from_millis(pause_ms));
+                if bucket.available_at(Microjoules(energy), now) == Some(now) {
+                    bucket.draw(Microjoules(energy), now);
+                    total += energy;
+                    largest = largest.max(energy);
+                }
+            }
+            let inflow = rate.as_f64() * (1.0 + now.since(Timestamp::ZERO).as_secs_f64());
+            prop_assert!(Microjoules(total).as_f64() <= inflow + Microjoules(largest).as_f64() + 1.0);
+        }
     }
 }

@@ -1,7 +1,539 @@
 //! The pure core: what decides. No files, clocks, threads, sockets, metrics or randomness in here.
+//!
+//! ```text
+//! handle(now, Event) ──▶ state ──▶ schedule(now) ──▶ Effects, drained with poll_effect()
+//! ```
+//! and `next_wakeup()` says when to call `handle(now, Event::Wake)` if nothing happens before.
 
+mod admission;
 pub mod catalog;
+pub mod clocks;
 pub mod energy;
+pub mod estimate;
 pub mod event;
+mod lanes;
 pub mod plan;
+pub mod queue;
+pub mod residency;
+pub mod snapshot;
+mod status;
 pub mod thermal;
+
+use crate::time::Timestamp;
+use crate::units::{Kilohertz, Microjoules, Microwatts, Nanos};
+use catalog::{Catalog, DomainId, Profile, UnitId, VariantId};
+use clocks::Clocks;
+use energy::{Budgets, Ledger, Objective};
+use estimate::Estimates;
+use event::{
+    BatchId, BatchRequests, ClockBounds, Dispatch, Effect, Event, Note, Outcome, Readings, Rejection,
+    RequestId,
+};
+use lanes::{Lane, Member, Running};
+use plan::{Choice, CostTable, Explanation, View};
+use queue::{Queue, Waiting};
+use residency::{Order, Residence, Residency};
+use smallvec::SmallVec;
+use snapshot::Snapshot;
+use std::collections::VecDeque;
+use thermal::{Regime, Thermal};
+
+#[cfg(test)]
+mod tests;
+
+pub use status::{BudgetStatus, CoreStatus};
+
+/// Most urgent requests looked at per decision round; the rest wait for the next event.
+const HORIZON: usize = 64;
+
+/// Which cap the device's power is held back by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeviceCap {
+    None,
+    Power,
+    Heat,
+    Energy,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {
+    catalog: Catalog,
+    budgets: Budgets,
+    budgets_since: Timestamp,
+    energy_at_budgets: Microjoules,
+    costs: CostTable,
+    queue: Queue,
+    snapshot: Snapshot,
+    thermal: Thermal,
+    ledger: Ledger,
+    estimates: Estimates,
+    residency: Residency,
+    clocks: Clocks,
+    lanes: Vec<Lane>,
+    device_cap: DeviceCap,
+    hold_until: Option<Timestamp>,
+    board_power: Microwatts,
+    effects: VecDeque<Effect>,
+    next_batch: u64,
+    draining: bool,
+}
+
+impl Core {
+    /// A core that has seen nothing yet.
+    ///
+    /// # Panics
+    /// If `budgets` has no class; validation of the configuration provides the default one.
+    #[must_use]
+    pub fn new(catalog: Catalog, budgets: Budgets, now: Timestamp) -> Self {
+        assert!(!budgets.classes.is_empty(), "budgets have at least the default class");
+        Self {
+            costs: CostTable::new(&catalog),
+            queue: Queue::default(),
+            snapshot: Snapshot::new(&catalog.board),
+            thermal: Thermal::new(&catalog.board),
+            ledger: Ledger::new(&budgets, now),
+            estimates: Estimates::new(&catalog),
+            residency: Residency::new(&catalog),
+            clocks: Clocks::new(&catalog.board),
+            lanes: vec![Lane::default(); catalog.board.units.len()],
+            device_cap: DeviceCap::None,
+            hold_until: None,
+            board_power: catalog.board.idle_power,
+            effects: VecDeque::new(),
+            next_batch: 0,
+            draining: false,
+            budgets_since: now,
+            energy_at_budgets: Microjoules::ZERO,
+            catalog,
+            budgets,
+        }
+    }
+
+    /// Takes in an event and decides. Effects are then drained with [`Core::poll_effect`].
+    pub fn handle(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Submit(request) => self.submit(now, request),
+            Event::Cancel(request) => self.cancel(now, request),
+            Event::Completed(completion) => self.completed(now, &completion),
+            Event::Loaded { variant, unit, footprint } => {
+                self.lanes[unit.index()].loading = false;
+                self.residency.set(variant, unit, Residence::Loaded { footprint });
+                if let Some(profile) = &mut self.catalog.variants[variant.index()].profiles[unit.index()] {
+                    profile.footprint = footprint;
+                }
+            }
+            Event::LoadFailed { variant, unit } => self.load_failed(now, variant, unit),
+            Event::Unloaded { variant, unit } => self.residency.set(variant, unit, Residence::Absent),
+            Event::Retain { model, resident } => self.residency.retain(model, resident),
+            Event::Sampled(readings) => self.sampled(now, &readings),
+            Event::Applied(report) => {
+                let changed = self.clocks.applied(&report, now);
+                self.note_controllable(&changed);
+            }
+            Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
+            Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),
+            Event::Drain => self.draining = true,
+            Event::Wake => {}
+        }
+        self.expire(now);
+        self.schedule(now);
+        self.move_in(now);
+        self.settle_clocks(now);
+        if cfg!(debug_assertions) {
+            self.invariants();
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Event::Wake`] is due if nothing happens before; `None` = never.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        let candidates = [
+            self.queue.first_hard_deadline(),
+            self.lanes.iter().filter_map(Lane::next_deadline).min(),
+            self.hold_until,
+            self.next_relax(),
+            self.clocks.next_retry(),
+            self.residency.next_retry(),
+            self.residency.next_expiry(self.budgets.unload_after),
+            self.staleness(),
+        ];
+        candidates.into_iter().flatten().min()
+    }
+
+    /// When an idle clock is to be let down; never while all clocks are held.
+    fn next_relax(&self) -> Option<Timestamp> {
+        let held =
+            self.thermal.regime() == Regime::Critical || self.budgets.objective == Objective::Performance;
+        if held { None } else { self.clocks.next_relax(&self.catalog.board) }
+    }
+
+    /// When the regime must be looked at again because a reading grows too old.
+    fn staleness(&self) -> Option<Timestamp> {
+        if self.thermal.regime().is_blind() {
+            return None;
+        }
+        let oldest = self.snapshot.zones.iter().filter(|zone| zone.value.is_some()).map(|zone| zone.at).min();
+        oldest.map(|at| at.after(self.budgets.stale_after).after(Nanos(1)))
+    }
+
+    fn reply(&mut self, request: RequestId, app: event::AppId, outcome: Outcome) {
+        self.queue.answered(app);
+        self.effects.push_back(Effect::Reply { request, outcome });
+    }
+
+    fn reject(&mut self, id: RequestId, reason: Rejection, retry_after: Option<Nanos>) {
+        if let Some(waiting) = self.queue.take(id) {
+            self.reply(id, waiting.request.app, Outcome::Rejected { reason, retry_after });
+        }
+    }
+
+    /// Turns away what waited too long and stops what runs for nobody.
+    fn expire(&mut self, now: Timestamp) {
+        for id in self.queue.expired(now) {
+            self.reject(id, Rejection::DeadlinePassed, None);
+        }
+        for unit in 0..self.lanes.len() {
+            let late = self.lanes[unit].take_late(now);
+            for (request, app) in late {
+                let outcome = Outcome::Rejected { reason: Rejection::DeadlinePassed, retry_after: None };
+                self.reply(request, app, outcome);
+            }
+            self.abort_if_abandoned(UnitId::at(unit));
+        }
+        self.update_regime(now);
+        let back = self.clocks.retry(now);
+        self.note_controllable(&back);
+    }
+
+    /// Gives the free lanes work, most urgent request first.
+    fn schedule(&mut self, now: Timestamp) {
+        self.hold_until = None;
+        let mut skipped: SmallVec<[RequestId; 16]> = SmallVec::new();
+        while skipped.len() < HORIZON && self.some_lane_free() {
+            let Some((head, choice)) = self.choose_next(now, &skipped) else { return };
+            match choice {
+                Choice::Run { requests, explanation } => self.dispatch(now, head, requests, &explanation),
+                Choice::Hold { until, for_budget } => {
+                    self.hold_until = Some(self.hold_until.map_or(until, |at| at.min(until)));
+                    if for_budget {
+                        return;
+                    }
+                    skipped.push(head);
+                }
+                Choice::AwaitLoad => skipped.push(head),
+                Choice::Reject(reason, retry_after) => self.reject(head, reason, retry_after),
+            }
+        }
+    }
+
+    fn some_lane_free(&self) -> bool {
+        !self.queue.is_empty() && self.lanes.iter().any(|lane| lane.running.is_none())
+    }
+
+    /// The most urgent request that was not skipped, and what to do with it.
+    fn choose_next(&self, now: Timestamp, skipped: &[RequestId]) -> Option<(RequestId, Choice)> {
+        let head = self.queue.iter().take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
+        let fellows = self.queue.iter().filter(|waiting| {
+            waiting.request.model == head.request.model && !skipped.contains(&waiting.request.id)
+        });
+        let limit = self.catalog.models[head.request.model.index()].max_batch as usize;
+        let batch: SmallVec<[&Waiting; HORIZON]> = fellows.take(limit.clamp(1, HORIZON)).collect();
+        let free_at = self.free_times(now);
+        let domain_busy = self.busy_domains();
+        Some((head.request.id, plan::choose(&self.view(now, &free_at, &domain_busy), &batch)))
+    }
+
+    fn view<'a>(&'a self, now: Timestamp, free_at: &'a [Timestamp], domain_busy: &'a [bool]) -> View<'a> {
+        View {
+            now,
+            catalog: &self.catalog,
+            costs: &self.costs,
+            estimates: &self.estimates,
+            residency: &self.residency,
+            clocks: &self.clocks,
+            snapshot: &self.snapshot,
+            ledger: &self.ledger,
+            budgets: &self.budgets,
+            free_at,
+            domain_busy,
+            regime: self.thermal.regime(),
+            shortage: self.shortage(),
+        }
+    }
+
+    fn shortage(&self) -> Rejection {
+        match self.device_cap {
+            DeviceCap::Heat => Rejection::TooHot,
+            DeviceCap::Energy => Rejection::EnergyExhausted,
+            DeviceCap::Power | DeviceCap::None => Rejection::PowerBudget,
+        }
+    }
+
+    /// Takes the head and its followers out of the queue and sends them to their lane.
+    fn dispatch(&mut self, now: Timestamp, head: RequestId, requests: usize, explanation: &Explanation) {
+        let chosen = explanation.chosen;
+        let Some(model) =
+            self.queue.iter().find(|waiting| waiting.request.id == head).map(|waiting| waiting.request.model)
+        else {
+            return;
+        };
+        let ids: BatchRequests = self
+            .queue
+            .iter()
+            .skip_while(|waiting| waiting.request.id != head)
+            .filter(|waiting| waiting.request.model == model)
+            .take(requests)
+            .map(|waiting| waiting.request.id)
+            .collect();
+        let mut members: SmallVec<[Member; 8]> = SmallVec::new();
+        for &id in &ids {
+            let Some(waiting) = self.queue.take(id) else { continue };
+            let share = share(chosen.energy, waiting.request.items, chosen.items);
+            self.ledger.reserve(waiting.request.class, share, now);
+            members.push(Member::new(&waiting, share));
+        }
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        self.pin_clock(chosen.unit, chosen.clock);
+        if let Some(setpoints) = self.clocks.take_pending() {
+            self.effects.push_back(Effect::Set(setpoints));
+        }
+        let opp = self.costs.opp_at(chosen.unit, chosen.clock);
+        let profiled =
+            self.costs.latency(chosen.variant, chosen.unit, opp, chosen.items).unwrap_or(chosen.latency);
+        let dispatch = Dispatch {
+            batch,
+            unit: chosen.unit,
+            variant: chosen.variant,
+            requests: ids,
+            items: chosen.items,
+            clock: chosen.clock,
+            expected: chosen.latency,
+            reserved: chosen.energy,
+        };
+        let running = Running::new(dispatch.clone(), members, now, profiled);
+        self.lanes[chosen.unit.index()].start(running);
+        self.effects.push_back(Effect::Note(Note::Decision(*explanation)));
+        self.effects.push_back(Effect::Dispatch(dispatch));
+    }
+
+    fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz) {
+        let spec = &self.catalog.board.units[unit.index()];
+        if let Some(domain) = spec.domain.filter(|_| clock != Kilohertz::ZERO) {
+            self.clocks.ask(domain, ClockBounds { min: clock, max: clock });
+        }
+    }
+
+    /// Orders loads and unloads.
+    fn move_in(&mut self, now: Timestamp) {
+        let queue = &self.queue;
+        let starving = queue
+            .iter()
+            .take(HORIZON)
+            .any(|waiting| !self.residency.any_loaded(&self.catalog, waiting.request.model));
+        // Loading occupies the lane: it may, when nothing else could use it or somebody waits for it.
+        let free: SmallVec<[bool; 8]> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.running.is_none() && (queue.is_empty() || starving) && !lane.loading)
+            .collect();
+        let lanes = &self.lanes;
+        let in_use = |variant: VariantId, unit: UnitId| lanes[unit.index()].runs(variant);
+        let orders = self.residency.orders(
+            &self.catalog,
+            self.budgets.memory_cap,
+            self.budgets.unload_after,
+            &free,
+            in_use,
+            now,
+        );
+        for order in orders {
+            match order {
+                Order::Load(variant, unit) => {
+                    self.lanes[unit.index()].loading = true;
+                    self.effects.push_back(Effect::Load { variant, unit });
+                }
+                Order::Unload(variant, unit) => self.effects.push_back(Effect::Unload { variant, unit }),
+            }
+        }
+    }
+
+    /// Lets idle clocks down, holds everything at its lowest while critical, and sends what was asked.
+    fn settle_clocks(&mut self, now: Timestamp) {
+        let board = &self.catalog.board;
+        if self.thermal.regime() == Regime::Critical {
+            for (index, domain) in board.domains.iter().enumerate() {
+                if let Some(&low) = domain.opps.first() {
+                    self.clocks.ask(DomainId::at(index), ClockBounds { min: low, max: low });
+                }
+            }
+        } else if self.budgets.objective == Objective::Performance {
+            for (index, domain) in board.domains.iter().enumerate() {
+                if let Some(&high) = domain.opps.last() {
+                    self.clocks.ask(DomainId::at(index), ClockBounds { min: high, max: high });
+                }
+            }
+        } else {
+            let lanes = &self.lanes;
+            self.clocks.relax(board, |unit| lanes[unit.index()].running.is_some(), now);
+        }
+        if let Some(setpoints) = self.clocks.take_pending() {
+            self.effects.push_back(Effect::Set(setpoints));
+        }
+    }
+
+    fn sampled(&mut self, now: Timestamp, readings: &Readings) {
+        let span = self.snapshot.sampled_at.map_or(Nanos::ZERO, |at| now.since(at));
+        let busy = self.busy_power(now, span);
+        let idle = self.catalog.board.idle_power;
+        let modelled =
+            idle.saturating_add(Microwatts::from_f64(busy.as_f64() * self.estimates.power_scale()));
+        let fresh_rails = readings.rails.iter().any(Result::is_ok);
+        self.snapshot.absorb(now, readings, self.board_power);
+        let measured = self.snapshot.board_power(now, Nanos::ZERO).filter(|_| fresh_rails);
+        if let Some(measured) = measured {
+            self.estimates.observe_power(measured, idle, busy, now);
+        }
+        self.board_power = measured.unwrap_or(modelled);
+        self.ledger.board_energy = self.ledger.board_energy.saturating_add(self.board_power.over(span));
+        self.clocks.sampled(&self.snapshot);
+        self.update_regime(now);
+        self.update_caps(now);
+    }
+
+    fn update_regime(&mut self, now: Timestamp) {
+        if self.snapshot.sampled_at.is_none() {
+            return;
+        }
+        let transition =
+            self.thermal.update(now, &self.snapshot, &self.budgets, &self.catalog.board, self.board_power);
+        if let Some(transition) = transition {
+            self.effects.push_back(Effect::Note(Note::Regime(transition)));
+            self.update_caps(now);
+        }
+    }
+
+    /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
+    fn update_caps(&mut self, now: Timestamp) {
+        let idle = self.catalog.board.idle_power;
+        let floor = idle.saturating_add(self.frugal_power());
+        let elapsed = now.since(self.budgets_since);
+        let spent = self.ledger.board_energy.saturating_sub(self.energy_at_budgets);
+        let heat = self.thermal.allowance(now, &self.snapshot, &self.budgets, &self.catalog.board, floor);
+        let energy = self.budgets.energy.map(|allowance| allowance.power(spent, elapsed));
+        let battery = self.budgets.battery.and_then(|battery| {
+            let (left, full) = self.snapshot.battery_left(now, self.budgets.stale_after)?;
+            let reserve = Microjoules::from_f64(full.as_f64() * battery.reserve.as_fraction());
+            let usable =
+                energy::EnergyAllowance { total: left.saturating_sub(reserve), lasting: battery.lasting };
+            let late = battery.lasting.saturating_sub(elapsed) == Nanos::ZERO;
+            // Once the time is over the reserve alone decides.
+            if late && left > reserve {
+                None
+            } else {
+                Some(
+                    energy::EnergyAllowance { lasting: battery.lasting.saturating_sub(elapsed), ..usable }
+                        .power(Microjoules::ZERO, Nanos::ZERO),
+                )
+            }
+        });
+        let caps = [
+            (DeviceCap::Power, self.budgets.power_cap),
+            (DeviceCap::Heat, heat),
+            (DeviceCap::Energy, energy),
+            (DeviceCap::Energy, battery),
+        ];
+        let tightest =
+            caps.into_iter().filter_map(|(cap, power)| Some((cap, power?))).min_by_key(|&(_, power)| power);
+        self.device_cap = tightest.map_or(DeviceCap::None, |(cap, _)| cap);
+        let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
+        self.ledger.cap_device(rate, self.budgets.power_window, now);
+    }
+
+    /// The least power above idle with which anything can run continuously.
+    fn frugal_power(&self) -> Microwatts {
+        let units = (0..self.lanes.len()).map(UnitId::at);
+        let lowest = units
+            .map(|unit| self.catalog.board.units[unit.index()].busy_power.at(self.costs.clocks(unit)[0]));
+        lowest.min().unwrap_or(Microwatts::ZERO)
+    }
+
+    /// Mean modelled power above idle over the last `span`.
+    fn busy_power(&mut self, now: Timestamp, span: Nanos) -> Microwatts {
+        let mut energy_uj = 0.0;
+        for lane in &mut self.lanes {
+            energy_uj += lane.take_busy_energy(now);
+        }
+        if span == Nanos::ZERO {
+            Microwatts::ZERO
+        } else {
+            Microwatts::from_f64(energy_uj / span.as_secs_f64())
+        }
+    }
+
+    fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
+        self.lanes[unit.index()].loading = false;
+        if self.residency.failed(variant, unit, now) {
+            self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
+        }
+    }
+
+    fn profiled(&mut self, variant: VariantId, unit: UnitId, profile: Option<Profile>) {
+        self.catalog.variants[variant.index()].profiles[unit.index()] = profile;
+        self.costs.update(&self.catalog, variant, unit);
+        self.estimates.forget(variant, unit);
+        if profile.is_none() {
+            self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
+        }
+    }
+
+    fn reconfigure(&mut self, now: Timestamp, budgets: Budgets) {
+        // A reload that leaves the allowances alone must not start their clocks anew.
+        if budgets.energy != self.budgets.energy || budgets.battery != self.budgets.battery {
+            self.budgets_since = now;
+            self.energy_at_budgets = self.ledger.board_energy;
+        }
+        self.budgets = budgets;
+        self.ledger.reconfigure(&self.budgets, now);
+        self.update_caps(now);
+    }
+
+    fn note_controllable(&mut self, changed: &[(DomainId, bool)]) {
+        self.effects
+            .extend(changed.iter().map(|&(domain, yes)| Effect::Note(Note::Controllable { domain, yes })));
+    }
+
+    /// Panics if the state contradicts itself. Called after every event in debug builds.
+    pub fn invariants(&self) {
+        self.queue.invariants();
+        let reserved: u64 =
+            self.lanes.iter().filter_map(|lane| lane.running.as_ref()).map(Running::reserved).sum();
+        assert_eq!(self.ledger.reserved().0, reserved, "what is reserved is what runs");
+        for (unit, lane) in self.lanes.iter().enumerate() {
+            if let Some(running) = &lane.running {
+                let loaded = self.residency.of(running.dispatch.variant, UnitId::at(unit));
+                assert!(
+                    matches!(loaded, Residence::Loaded { .. }),
+                    "only loaded variants run, not {loaded:?}"
+                );
+            }
+        }
+        let groups = &self.catalog.board.units;
+        for (a, b) in (0..groups.len()).flat_map(|a| (a + 1..groups.len()).map(move |b| (a, b))) {
+            let both = self.lanes[a].running.is_some() && self.lanes[b].running.is_some();
+            assert!(!(both && groups[a].group == groups[b].group), "units that share a processor take turns");
+        }
+    }
+}
+
+/// A request's share of a batch's energy, by items. Rounded down: the shares never exceed the whole.
+fn share(energy: Microjoules, items: u32, of: u32) -> Microjoules {
+    let whole = u128::from(energy.0) * u128::from(items) / u128::from(of.max(1));
+    Microjoules(u64::try_from(whole).unwrap_or(u64::MAX))
+}

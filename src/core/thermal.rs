@@ -1,7 +1,24 @@
-//! Thermal regimes.
+//! Thermal regimes and the power that the heat allows.
+//!
+//! ```text
+//!            first complete sweep                T > limit - margin
+//!   Boot ───────────────────────────▶ Nominal ◀────────────────────▶ Throttled
+//!                                        ▲     T < limit - 2 margin      │
+//!                 all zones fresh again  │                               │ T > critical - margin
+//!   Uncontrollable ──────────────────────┘        T < limit - margin     ▼
+//!     ▲ a zone went blind, from any regime    ◀─────────────────────  Critical
+//! ```
+//!
+//! The allowance is a receding horizon of one step: the heatsink's temperature follows from the die's by
+//! the power of the last few seconds, `T_sink = T - R_fast * P`; it moves slowly, so the power that ends
+//! at the limit less the margin is `(limit - margin - T_sink) / R_fast`. As the sink warms the allowance
+//! shrinks and the board settles at the margin instead of swinging across the trip point.
 
-use crate::core::catalog::ZoneId;
-use crate::units::{MilliCelsius, Nanos};
+use crate::core::catalog::{Board, ThermalModel, ZoneId};
+use crate::core::energy::Budgets;
+use crate::core::snapshot::Snapshot;
+use crate::time::Timestamp;
+use crate::units::{Microwatts, MilliCelsius, Nanos};
 use serde::{Deserialize, Serialize};
 
 /// How hot the board is, and how far the core trusts that it knows.
@@ -15,10 +32,34 @@ pub enum Regime {
     Nominal,
     /// Near or above the limit: power is held back.
     Throttled,
-    /// At the critical trip: lowest clocks, only the smallest variants.
+    /// At the critical trip: lowest clocks, nothing new is started.
     Critical,
-    /// Readings are missing or clocks do not follow: act as if hot.
+    /// Readings are missing: act as if hot.
     Uncontrollable,
+}
+
+impl Regime {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Boot, Self::Nominal, Self::Throttled, Self::Critical, Self::Uncontrollable];
+
+    /// The name in metrics and the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Nominal => "nominal",
+            Self::Throttled => "throttled",
+            Self::Critical => "critical",
+            Self::Uncontrollable => "uncontrollable",
+        }
+    }
+
+    /// Whether the core does not know how hot the board is.
+    #[must_use]
+    pub const fn is_blind(self) -> bool {
+        matches!(self, Self::Boot | Self::Uncontrollable)
+    }
 }
 
 /// A change of regime with what caused it.
@@ -34,4 +75,165 @@ pub struct Transition {
     pub temperature: Option<MilliCelsius>,
     /// Age of that reading.
     pub age: Nanos,
+}
+
+/// The zone nearest to its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hottest {
+    zone: ZoneId,
+    temperature: MilliCelsius,
+    /// Limit less temperature.
+    headroom: MilliCelsius,
+    /// Critical trip less temperature.
+    to_critical: MilliCelsius,
+    age: Nanos,
+}
+
+/// What the zones amount to.
+enum Heat {
+    /// The board has no zones.
+    Unknown,
+    /// No zone ever gave a value.
+    Silent,
+    /// A zone that used to give values has none now.
+    Blind(Hottest),
+    /// All zones that ever spoke are fresh.
+    Seen(Hottest),
+}
+
+/// The regime, and the smoothed power that the allowance is computed from.
+#[derive(Debug, Clone)]
+pub struct Thermal {
+    regime: Regime,
+    model: ThermalModel,
+    die_power_w: f64,
+    updated_at: Option<Timestamp>,
+}
+
+/// The temperature that this zone must not pass.
+#[must_use]
+pub fn limit(board: &Board, budgets: &Budgets, zone: usize) -> MilliCelsius {
+    let passive = board.zones[zone].passive;
+    budgets.max_temperature.map_or(passive, |limit| limit.min(passive))
+}
+
+impl Thermal {
+    /// In regime [`Regime::Boot`].
+    #[must_use]
+    pub fn new(board: &Board) -> Self {
+        Self {
+            regime: Regime::Boot,
+            model: board.thermal,
+            die_power_w: board.idle_power.as_watts(),
+            updated_at: None,
+        }
+    }
+
+    /// The present regime.
+    #[must_use]
+    pub fn regime(&self) -> Regime {
+        self.regime
+    }
+
+    /// Takes in a new snapshot, or the mere passing of time. `power` is the board's present power.
+    pub fn update(
+        &mut self,
+        now: Timestamp,
+        snapshot: &Snapshot,
+        budgets: &Budgets,
+        board: &Board,
+        power: Microwatts,
+    ) -> Option<Transition> {
+        let elapsed = self.updated_at.map_or(0.0, |at| now.since(at).as_secs_f64());
+        let gain = 1.0 - (-elapsed / self.model.fast_tau_s.max(0.1)).exp();
+        self.die_power_w += gain * (power.as_watts() - self.die_power_w);
+        self.updated_at = Some(now);
+        let heat = heat(now, snapshot, budgets, board);
+        let to = self.next(&heat, budgets.temperature_margin);
+        if to == self.regime {
+            return None;
+        }
+        let cause = match heat {
+            Heat::Blind(hottest) | Heat::Seen(hottest) => Some(hottest),
+            Heat::Unknown | Heat::Silent => None,
+        };
+        let from = std::mem::replace(&mut self.regime, to);
+        Some(Transition {
+            from,
+            to,
+            zone: cause.map(|hottest| hottest.zone),
+            temperature: cause.map(|hottest| hottest.temperature),
+            age: cause.map_or(Nanos::ZERO, |hottest| hottest.age),
+        })
+    }
+
+    fn next(&self, heat: &Heat, margin: MilliCelsius) -> Regime {
+        let hottest = match heat {
+            Heat::Unknown => return Regime::Nominal,
+            Heat::Silent if self.regime == Regime::Boot => return Regime::Boot,
+            Heat::Silent | Heat::Blind(_) => return Regime::Uncontrollable,
+            Heat::Seen(hottest) => hottest,
+        };
+        if hottest.to_critical < margin || (self.regime == Regime::Critical && hottest.headroom < margin) {
+            Regime::Critical
+        } else if hottest.headroom < margin
+            || (self.regime == Regime::Throttled && hottest.headroom.0 < margin.0.saturating_mul(2))
+        {
+            Regime::Throttled
+        } else {
+            Regime::Nominal
+        }
+    }
+
+    /// Power of the whole board that keeps every zone below its limit less the margin; `None` if the
+    /// board has no zones. Inside the margin `floor` is still allowed; at the limit, and on a critical
+    /// board, nothing is. A blind board is allowed the floor: somebody must notice that it is blind.
+    #[must_use]
+    pub fn allowance(
+        &self,
+        now: Timestamp,
+        snapshot: &Snapshot,
+        budgets: &Budgets,
+        board: &Board,
+        floor: Microwatts,
+    ) -> Option<Microwatts> {
+        match heat(now, snapshot, budgets, board) {
+            Heat::Unknown => None,
+            Heat::Silent | Heat::Blind(_) => Some(floor),
+            Heat::Seen(hottest) if self.regime == Regime::Critical || hottest.headroom.0 <= 0 => {
+                Some(Microwatts::ZERO)
+            }
+            Heat::Seen(hottest) => {
+                let r_fast = self.model.fast_k_per_w.max(1e-3);
+                let sink_headroom = hottest.headroom.as_celsius() + r_fast * self.die_power_w;
+                let allowed = (sink_headroom - budgets.temperature_margin.as_celsius()) / r_fast;
+                Some(Microwatts::from_watts(allowed).max(floor))
+            }
+        }
+    }
+}
+
+fn heat(now: Timestamp, snapshot: &Snapshot, budgets: &Budgets, board: &Board) -> Heat {
+    let mut hottest: Option<Hottest> = None;
+    let mut blind: Option<Hottest> = None;
+    for (zone, aged) in snapshot.zones.iter().enumerate() {
+        let Some(temperature) = aged.value else { continue };
+        let seen = Hottest {
+            zone: ZoneId::at(zone),
+            temperature,
+            headroom: limit(board, budgets, zone).saturating_sub(temperature),
+            to_critical: board.zones[zone].critical.saturating_sub(temperature),
+            age: now.since(aged.at),
+        };
+        let slot = if seen.age > budgets.stale_after { &mut blind } else { &mut hottest };
+        if slot.is_none_or(|known| seen.headroom < known.headroom) {
+            *slot = Some(seen);
+        }
+    }
+    match (blind, hottest) {
+        _ if snapshot.zones.is_empty() => Heat::Unknown,
+        (Some(blind), _) => Heat::Blind(blind),
+        (None, Some(hottest)) => Heat::Seen(hottest),
+        (None, None) => Heat::Silent,
+    }
 }

@@ -1,0 +1,173 @@
+//! Admission: whether a request may join the queue.
+//!
+//! A request with a hard deadline is admitted only if a schedule exists that keeps every hard deadline: the
+//! queue in order of urgency, each request on the unit where it finishes first at its fastest, starting
+//! when that unit is expected to be free. Requests with soft deadlines are always taken in while the queue
+//! has room; they are late rather than refused.
+
+use super::Core;
+use crate::core::catalog::UnitId;
+use crate::core::event::{Outcome, Rejection, Request};
+use crate::core::queue::Waiting;
+use crate::core::thermal::Regime;
+use crate::time::Timestamp;
+use crate::units::{Nanos, Ppm};
+use smallvec::SmallVec;
+
+type Verdict = Result<Waiting, (Rejection, Option<Nanos>)>;
+
+impl Core {
+    /// Puts a request into the queue, or turns it away with the reason.
+    pub(super) fn submit(&mut self, now: Timestamp, request: Request) {
+        self.residency.used(request.model, now);
+        let id = request.id;
+        match self.admit(now, request) {
+            Ok(waiting) => self.queue.push(waiting),
+            Err((reason, retry_after)) => {
+                let outcome = Outcome::Rejected { reason, retry_after };
+                self.effects.push_back(crate::core::event::Effect::Reply { request: id, outcome });
+            }
+        }
+    }
+
+    fn admit(&self, now: Timestamp, request: Request) -> Verdict {
+        if self.draining {
+            return Err((Rejection::Draining, None));
+        }
+        let room = self.queue.room_for(request.app, self.budgets.queue_limit, self.budgets.app_limit);
+        room.map_err(|reason| (reason, Some(self.drain_time(now))))?;
+        let waiting = self.fill_in(now, request)?;
+        if self.thermal.regime() == Regime::Critical {
+            return Err((Rejection::TooHot, Some(Nanos::from_secs(5))));
+        }
+        if let Some(late) = waiting.hard.then(|| self.lateness(now, &waiting)).flatten() {
+            return Err((Rejection::DeadlineUnreachable, Some(late)));
+        }
+        Ok(waiting)
+    }
+
+    /// The request with its class's defaults, and how fast each unit could serve it.
+    fn fill_in(&self, now: Timestamp, request: Request) -> Verdict {
+        let class = self.budgets.class(&request);
+        let floor = request.min_accuracy.unwrap_or(class.min_accuracy);
+        let class_target = class.accuracy_target.unwrap_or(Ppm::ZERO);
+        let mut waiting = Waiting {
+            arrival: now,
+            deadline: request.deadline.unwrap_or(now.after(class.latency)),
+            hard: request.deadline.is_some(),
+            floor,
+            // A client that names its accuracy gets it as cheaply as possible.
+            target: request.min_accuracy.unwrap_or(class_target).max(floor),
+            max_energy: request.max_energy.or(class.energy_per_request),
+            priority: request.priority.unwrap_or(class.priority),
+            fastest: SmallVec::new(),
+            request,
+        };
+        self.find_fastest(&mut waiting)?;
+        Ok(waiting)
+    }
+
+    fn find_fastest(&self, waiting: &mut Waiting) -> Result<(), (Rejection, Option<Nanos>)> {
+        let request = &waiting.request;
+        let model = &self.catalog.models[request.model.index()];
+        let units = self.catalog.board.units.len();
+        let mut fastest: SmallVec<[Nanos; 4]> = SmallVec::from_elem(Nanos::MAX, units);
+        let (mut runnable, mut accurate, mut affordable) = (false, false, request.variant.is_none());
+        for &variant in &model.variants {
+            if request.variant.is_some_and(|only| only != variant) {
+                continue;
+            }
+            for (unit, best) in fastest.iter_mut().enumerate() {
+                let id = UnitId::at(unit);
+                let last = self.costs.clocks(id).len() - 1;
+                let Some(profiled) = self.costs.latency(variant, id, last, request.items) else { continue };
+                runnable = true;
+                if self.catalog.variants[variant.index()].accuracy < waiting.floor {
+                    continue;
+                }
+                accurate = true;
+                affordable |= self.affordable(waiting, variant, id);
+                let run = Nanos::from_f64(profiled.as_f64() * self.estimates.slowdown(variant, id));
+                let latency = run.saturating_add(self.raise_time(id));
+                *best = (*best).min(latency);
+            }
+        }
+        affordable |= request.variant.is_none() && self.any_affordable(waiting);
+        waiting.fastest = fastest;
+        match (runnable, accurate, affordable) {
+            (false, _, _) => Err((Rejection::NoCandidate, None)),
+            (_, false, _) => Err((Rejection::AccuracyUnreachable, None)),
+            (_, _, false) => Err((Rejection::EnergyUnreachable, None)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Time until the unit's highest clock is in force.
+    fn raise_time(&self, unit: UnitId) -> Nanos {
+        let Some(domain) = self.catalog.board.units[unit.index()].domain else { return Nanos::ZERO };
+        let spec = &self.catalog.board.domains[domain.index()];
+        let raised = self.clocks.present(domain, &self.snapshot) >= spec.opps.last().copied();
+        if raised { Nanos::ZERO } else { spec.settle }
+    }
+
+    fn any_affordable(&self, waiting: &Waiting) -> bool {
+        let variants = &self.catalog.models[waiting.request.model.index()].variants;
+        let units = 0..self.catalog.board.units.len();
+        variants
+            .iter()
+            .any(|&variant| units.clone().any(|unit| self.affordable(waiting, variant, UnitId::at(unit))))
+    }
+
+    /// Whether some clock of the unit serves the request within its energy.
+    fn affordable(&self, waiting: &Waiting, variant: crate::core::catalog::VariantId, unit: UnitId) -> bool {
+        let Some(limit) = waiting.max_energy else { return true };
+        let points = 0..self.costs.clocks(unit).len();
+        points.into_iter().any(|opp| {
+            let latency = self.costs.latency(variant, unit, opp, waiting.request.items);
+            let watts = self.costs.busy_watts(variant, unit, opp);
+            let energy = latency.zip(watts).map(|(latency, watts)| latency.as_secs_f64() * watts * 1e6);
+            energy.is_some_and(|energy| energy * self.estimates.power_scale() <= limit.as_f64())
+        })
+    }
+
+    /// By how much some hard deadline would be missed if `new` joined the queue; `None` if none would.
+    fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<Nanos> {
+        let mut free_at = self.free_times(now);
+        let before = |other: &Waiting| (other.priority, other.deadline) <= (new.priority, new.deadline);
+        let earlier = self.queue.iter().filter(|other| before(other));
+        let later = self.queue.iter().filter(|other| !before(other));
+        let mut worst: Option<Nanos> = None;
+        for waiting in earlier.chain(std::iter::once(new)).chain(later) {
+            let Some(finish) = self.place(waiting, &mut free_at) else { continue };
+            let endangered = waiting.hard && finish > waiting.deadline;
+            // What was late before the newcomer is not its fault.
+            if endangered && (waiting.request.id == new.request.id || !before(waiting)) {
+                let late = finish.since(waiting.deadline);
+                worst = Some(worst.map_or(late, |known| known.max(late)));
+            }
+        }
+        worst
+    }
+
+    /// Puts a request on the unit where it finishes first; returns when.
+    fn place(&self, waiting: &Waiting, free_at: &mut [Timestamp]) -> Option<Timestamp> {
+        let finishes = waiting.fastest.iter().enumerate().filter(|(_, latency)| **latency != Nanos::MAX);
+        let (unit, finish) = finishes
+            .map(|(unit, &latency)| (unit, free_at[unit].after(latency)))
+            .min_by_key(|&(_, finish)| finish)?;
+        let units = &self.catalog.board.units;
+        for (other, free) in free_at.iter_mut().enumerate() {
+            if units[other].group == units[unit].group {
+                *free = finish;
+            }
+        }
+        Some(finish)
+    }
+
+    /// When the queue will have been worked off, as a hint for a retry.
+    fn drain_time(&self, now: Timestamp) -> Nanos {
+        let mut free_at = self.free_times(now);
+        let finishes = self.queue.iter().filter_map(|waiting| self.place(waiting, &mut free_at));
+        finishes.max().map_or(Nanos::from_millis(1), |finish| finish.since(now))
+    }
+}

@@ -1,0 +1,202 @@
+//! What is asked of every clock domain, what came of it, and what may be asked.
+
+use crate::core::catalog::{Board, Domain, DomainId, UnitId, UnitKind};
+use crate::core::event::{Applied, ApplyReport, ClockBounds, ClockState, Setpoints};
+use crate::core::snapshot::Snapshot;
+use crate::time::Timestamp;
+use crate::units::{Kilohertz, Nanos};
+
+/// Refusals in a row after which a domain is left alone for a while.
+const MAX_REFUSALS: u32 = 3;
+/// When a domain that refused is tried again.
+const RETRY: Nanos = Nanos::from_secs(10);
+
+#[derive(Debug, Clone, Default)]
+struct DomainClock {
+    asked: Option<ClockBounds>,
+    /// Upper bound that the kernel or firmware enforces below what was asked.
+    cap: Option<Kilohertz>,
+    refusals: u32,
+    retry_at: Option<Timestamp>,
+    idle_since: Option<Timestamp>,
+    serves_cpu: bool,
+}
+
+/// The clock domains.
+#[derive(Debug, Clone)]
+pub struct Clocks {
+    domains: Vec<DomainClock>,
+    pending: Vec<Option<ClockBounds>>,
+}
+
+impl Clocks {
+    /// Nothing asked yet.
+    #[must_use]
+    pub fn new(board: &Board) -> Self {
+        let mut domains = vec![DomainClock::default(); board.domains.len()];
+        for unit in &board.units {
+            if let (UnitKind::Cpu, Some(domain)) = (unit.kind, unit.domain) {
+                domains[domain.index()].serves_cpu = true;
+            }
+        }
+        Self { pending: vec![None; domains.len()], domains }
+    }
+
+    /// Whether the domain does what it is told.
+    #[must_use]
+    pub fn controllable(&self, domain: DomainId) -> bool {
+        self.domains[domain.index()].retry_at.is_none()
+    }
+
+    /// Indices of the operating points that may be chosen now: below the cap; where the domain is not
+    /// controllable, only the one nearest to its present clock.
+    #[must_use]
+    pub fn choices(&self, board: &Board, domain: DomainId, snapshot: &Snapshot) -> std::ops::Range<usize> {
+        let opps = &board.domains[domain.index()].opps;
+        if opps.is_empty() {
+            return 0..0;
+        }
+        if !self.controllable(domain) {
+            let present = snapshot.domains[domain.index()].value.map_or(opps[0], |state| state.current);
+            let nearest = opps.iter().rposition(|&opp| opp <= present).unwrap_or(0);
+            return nearest..nearest + 1;
+        }
+        let cap = self.domains[domain.index()].cap.unwrap_or(Kilohertz::MAX);
+        let end = opps.iter().rposition(|&opp| opp <= cap).map_or(1, |last| last + 1);
+        0..end
+    }
+
+    /// The clock that the domain runs at under load, as far as known: what was asked, below the cap.
+    #[must_use]
+    pub fn present(&self, domain: DomainId, snapshot: &Snapshot) -> Option<Kilohertz> {
+        let clock = &self.domains[domain.index()];
+        match clock.asked {
+            Some(bounds) if self.controllable(domain) => {
+                Some(bounds.max.min(clock.cap.unwrap_or(Kilohertz::MAX)))
+            }
+            _ => snapshot.domains[domain.index()].value.map(|state| state.current),
+        }
+    }
+
+    /// Asks for bounds; nothing happens if they are asked already or the domain refuses.
+    pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds) {
+        let clock = &mut self.domains[domain.index()];
+        if clock.asked != Some(bounds) && clock.retry_at.is_none() {
+            clock.asked = Some(bounds);
+            self.pending[domain.index()] = Some(bounds);
+        }
+    }
+
+    /// The setpoints asked since the last call.
+    pub fn take_pending(&mut self) -> Option<Setpoints> {
+        if self.pending.iter().all(Option::is_none) {
+            return None;
+        }
+        let empty = vec![None; self.domains.len()];
+        Some(Setpoints { domains: std::mem::replace(&mut self.pending, empty) })
+    }
+
+    /// Takes in what the actuator did; returns the domains whose controllability changed.
+    pub fn applied(&mut self, report: &ApplyReport, now: Timestamp) -> Vec<(DomainId, bool)> {
+        let mut changed = Vec::new();
+        for (index, result) in report.domains.iter().enumerate().take(self.domains.len()) {
+            let clock = &mut self.domains[index];
+            match result {
+                None => {}
+                Some(Applied::Bounds(bounds)) => {
+                    clock.refusals = 0;
+                    let asked = clock.asked.map_or(bounds.max, |asked| asked.max);
+                    clock.cap = (bounds.max < asked).then_some(bounds.max);
+                }
+                Some(Applied::Refused(_)) => {
+                    clock.refusals += 1;
+                    clock.asked = None;
+                    if clock.refusals >= MAX_REFUSALS && clock.retry_at.is_none() {
+                        changed.push((DomainId::at(index), false));
+                    }
+                    if clock.refusals >= MAX_REFUSALS {
+                        clock.retry_at = Some(now.after(RETRY));
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// Takes in what the sensors say: a maximum below what was asked is a cap of the kernel or firmware.
+    pub fn sampled(&mut self, snapshot: &Snapshot) {
+        for (clock, aged) in self.domains.iter_mut().zip(&snapshot.domains) {
+            if let (Some(asked), Some(ClockState { max, .. }), None) = (clock.asked, aged.value, aged.fault) {
+                clock.cap = (max < asked.max).then_some(max);
+            }
+        }
+    }
+
+    /// Domains that refused long enough ago to be tried again; they count as controllable from here on.
+    pub fn retry(&mut self, now: Timestamp) -> Vec<(DomainId, bool)> {
+        let mut back = Vec::new();
+        for (index, clock) in self.domains.iter_mut().enumerate() {
+            if clock.retry_at.is_some_and(|at| at <= now) {
+                clock.retry_at = None;
+                // One more refusal and it is out again.
+                clock.refusals = MAX_REFUSALS - 1;
+                back.push((DomainId::at(index), true));
+            }
+        }
+        back
+    }
+
+    /// Lets idle domains down. A domain keeps its clock for a few times its settling time after its last
+    /// batch, since a switch down and up again costs that much; then the processors' governor gets its
+    /// range back, and any other domain rests at its lowest point.
+    pub fn relax(&mut self, board: &Board, busy: impl Fn(UnitId) -> bool, now: Timestamp) {
+        for index in 0..self.domains.len() {
+            let domain = DomainId::at(index);
+            let spec = &board.domains[index];
+            let in_use = board
+                .units
+                .iter()
+                .enumerate()
+                .any(|(unit, spec)| spec.domain == Some(domain) && busy(UnitId::at(unit)));
+            let clock = &mut self.domains[index];
+            if in_use || clock.asked.is_none() {
+                clock.idle_since = None;
+                continue;
+            }
+            let since = *clock.idle_since.get_or_insert(now);
+            let Some(rest) = clock.rest(spec) else { continue };
+            if now >= since.after(hold(spec.settle)) {
+                self.ask(domain, rest);
+            }
+        }
+    }
+
+    /// When an idle domain is due to be let down.
+    #[must_use]
+    pub fn next_relax(&self, board: &Board) -> Option<Timestamp> {
+        let due = self.domains.iter().zip(&board.domains).filter_map(|(clock, spec)| {
+            let restless =
+                clock.retry_at.is_none() && clock.asked.is_some() && clock.asked != clock.rest(spec);
+            clock.idle_since.filter(|_| restless).map(|since| since.after(hold(spec.settle)))
+        });
+        due.min()
+    }
+
+    /// When a domain that refused is tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Option<Timestamp> {
+        self.domains.iter().filter_map(|clock| clock.retry_at).min()
+    }
+}
+
+impl DomainClock {
+    /// The bounds of an idle domain.
+    fn rest(&self, spec: &Domain) -> Option<ClockBounds> {
+        let (&low, &high) = (spec.opps.first()?, spec.opps.last()?);
+        Some(ClockBounds { min: low, max: if self.serves_cpu { high } else { low } })
+    }
+}
+
+fn hold(settle: Nanos) -> Nanos {
+    Nanos(settle.0.saturating_mul(4)).max(Nanos::from_millis(5))
+}

@@ -1,0 +1,225 @@
+//! What the core learns while it runs: how much slower (or faster) each unit and variant is than its
+//! profile says, how heavy the tail of that error is, and how far the board's power model is off.
+//!
+//! Latency: `ln(actual / profile)` is split into a bias per variant and unit, learned with gain `1/n` down to
+//! a floor, and a slowdown per unit, tracked by a scalar Kalman filter whose process noise adapts to the
+//! innovations as in ALERT (Wan et al., ATC'20, `Q = max(Q0, alpha Q + (1-alpha) (K y)^2)`, alpha 0.3).
+//! Tail: the 99 % quantile of the last residual ratios of the unit.
+
+use crate::core::catalog::{Catalog, Provenance, UnitId, VariantId};
+use crate::time::Timestamp;
+use crate::units::{Microwatts, Nanos};
+
+const ALPHA: f64 = 0.3;
+const PROCESS_NOISE: f64 = 1e-4;
+const OBSERVATION_NOISE: f64 = 1e-3;
+/// Two innovations in a row beyond this many standard deviations are a step, not noise.
+const STEP_SIGMAS: f64 = 3.0;
+const BIAS_GAIN_FLOOR: f64 = 0.02;
+const RESIDUALS: usize = 64;
+const TAIL_QUANTILE: f64 = 0.99;
+/// Margin before anything was observed.
+const COLD_TAIL: f64 = 1.3;
+/// A power correction older than this says nothing about now.
+const POWER_MEMORY: Nanos = Nanos::from_secs(10);
+/// Modelled busy power below this share of the board's cannot be told from its noise.
+const POWER_SIGNAL: f64 = 0.1;
+
+#[derive(Debug, Clone)]
+struct Slowdown {
+    ln_factor: f64,
+    variance: f64,
+    process_noise: f64,
+    outliers: u32,
+    residuals: Vec<f64>,
+    next: usize,
+    tail: f64,
+}
+
+impl Default for Slowdown {
+    fn default() -> Self {
+        Self {
+            ln_factor: 0.0,
+            variance: 0.1,
+            process_noise: PROCESS_NOISE,
+            outliers: 0,
+            residuals: Vec::with_capacity(RESIDUALS),
+            next: 0,
+            tail: COLD_TAIL,
+        }
+    }
+}
+
+impl Slowdown {
+    fn observe(&mut self, innovation: f64) {
+        let predicted = self.variance + self.process_noise;
+        let sigma = (predicted + OBSERVATION_NOISE).sqrt();
+        self.outliers = if innovation.abs() > STEP_SIGMAS * sigma { self.outliers + 1 } else { 0 };
+        // The first outlier may be a hiccup: it counts little. The second is a step: it counts fully.
+        let gain = match self.outliers {
+            0 => predicted / (predicted + OBSERVATION_NOISE),
+            1 => 0.1,
+            _ => 0.9,
+        };
+        self.ln_factor += gain * innovation;
+        self.variance = (1.0 - gain) * predicted;
+        let moved = gain * innovation;
+        self.process_noise = (ALPHA * self.process_noise + (1.0 - ALPHA) * moved * moved).max(PROCESS_NOISE);
+        self.remember(innovation.exp());
+    }
+
+    fn remember(&mut self, ratio: f64) {
+        if self.residuals.len() < RESIDUALS {
+            self.residuals.push(ratio);
+        } else {
+            self.residuals[self.next] = ratio;
+        }
+        self.next = (self.next + 1) % RESIDUALS;
+        let mut sorted = [0.0; RESIDUALS];
+        let count = self.residuals.len();
+        sorted[..count].copy_from_slice(&self.residuals);
+        sorted[..count].sort_unstable_by(f64::total_cmp);
+        // With few residuals the quantile says little: the cold margin fades out as they come in.
+        let empirical = sorted[(count * 99).div_ceil(100).clamp(1, count) - 1];
+        debug_assert!((TAIL_QUANTILE - 0.99).abs() < f64::EPSILON);
+        #[allow(clippy::cast_precision_loss, reason = "at most 64")]
+        let trust = count as f64 / RESIDUALS as f64;
+        self.tail = (trust * empirical + (1.0 - trust) * COLD_TAIL.max(empirical)).max(1.0);
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Bias {
+    ln_factor: f64,
+    observations: u32,
+}
+
+/// The estimators.
+#[derive(Debug, Clone)]
+pub struct Estimates {
+    units: Vec<Slowdown>,
+    biases: Vec<Vec<Bias>>,
+    power_scale: f64,
+    power_scaled_at: Option<Timestamp>,
+}
+
+impl Estimates {
+    /// Nothing learned yet.
+    #[must_use]
+    pub fn new(catalog: &Catalog) -> Self {
+        let units = catalog.board.units.len();
+        Self {
+            units: vec![Slowdown::default(); units],
+            biases: vec![vec![Bias::default(); units]; catalog.variants.len()],
+            power_scale: 1.0,
+            power_scaled_at: None,
+        }
+    }
+
+    /// Actual over profiled latency, as expected now.
+    #[must_use]
+    pub fn slowdown(&self, variant: VariantId, unit: UnitId) -> f64 {
+        let bias = self.biases[variant.index()][unit.index()].ln_factor;
+        (bias + self.units[unit.index()].ln_factor).exp()
+    }
+
+    /// Factor over the expected latency that 99 % of the runs on this unit stay below.
+    #[must_use]
+    pub fn tail(&self, unit: UnitId) -> f64 {
+        self.units[unit.index()].tail
+    }
+
+    /// Runs observed of this variant on this unit.
+    #[must_use]
+    pub fn observations(&self, variant: VariantId, unit: UnitId) -> u32 {
+        self.biases[variant.index()][unit.index()].observations
+    }
+
+    /// A run took `actual` where the profile says `profiled`.
+    pub fn observe_latency(&mut self, variant: VariantId, unit: UnitId, profiled: Nanos, actual: Nanos) {
+        if profiled == Nanos::ZERO || actual == Nanos::ZERO {
+            return;
+        }
+        let observed = (actual.as_f64() / profiled.as_f64()).ln();
+        let bias = &mut self.biases[variant.index()][unit.index()];
+        let slowdown = &mut self.units[unit.index()];
+        let innovation = observed - bias.ln_factor - slowdown.ln_factor;
+        if bias.observations == 0 {
+            // The first run of a variant corrects its profile; it says little about the unit.
+            bias.ln_factor += innovation;
+        } else {
+            let gain = (1.0 / f64::from(bias.observations + 1)).max(BIAS_GAIN_FLOOR);
+            bias.ln_factor += gain * innovation * 0.5;
+            slowdown.observe(innovation * (1.0 - gain * 0.5));
+        }
+        bias.observations = bias.observations.saturating_add(1);
+    }
+
+    /// A new profile replaces what was learned about the old one.
+    pub fn forget(&mut self, variant: VariantId, unit: UnitId) {
+        self.biases[variant.index()][unit.index()] = Bias::default();
+    }
+
+    /// The board drew `measured` over an interval in which the models say `idle` plus `busy`.
+    pub fn observe_power(
+        &mut self,
+        measured: Microwatts,
+        idle: Microwatts,
+        busy: Microwatts,
+        now: Timestamp,
+    ) {
+        if busy.as_f64() < POWER_SIGNAL * idle.as_f64().max(1.0) {
+            return;
+        }
+        let ratio = (measured.saturating_sub(idle).as_f64() / busy.as_f64()).clamp(0.2, 5.0);
+        self.power_scale += 0.05 * (ratio - self.power_scale);
+        self.power_scaled_at = Some(now);
+    }
+
+    /// Busy power relative to the models.
+    #[must_use]
+    pub fn power_scale(&self) -> f64 {
+        self.power_scale
+    }
+
+    /// Whether attributed energy rests on a recent measurement or on the models alone.
+    #[must_use]
+    pub fn power_source(&self, now: Timestamp) -> Provenance {
+        match self.power_scaled_at {
+            Some(at) if now.since(at) <= POWER_MEMORY => Provenance::Measured,
+            _ => Provenance::Modelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_absorbed_within_three_observations() {
+        let mut slowdown = Slowdown::default();
+        (0..50).for_each(|i| slowdown.observe(if i % 2 == 0 { 0.01 } else { -0.01 } - slowdown.ln_factor));
+        let step = 2f64.ln();
+        (0..3).for_each(|_| slowdown.observe(step - slowdown.ln_factor));
+        // 0.1 of the step, then 0.9 of the rest, twice: 1 - 0.9 * 0.1 * 0.1 = 99 %.
+        assert!((slowdown.ln_factor - step).abs() < 0.05 * step, "{}", slowdown.ln_factor.exp());
+    }
+
+    #[test]
+    fn one_hiccup_does_not_move_the_estimate_much() {
+        let mut slowdown = Slowdown::default();
+        (0..50).for_each(|_| slowdown.observe(-slowdown.ln_factor));
+        slowdown.observe(1.0);
+        assert!(slowdown.ln_factor <= 0.1 + 1e-9);
+    }
+
+    #[test]
+    fn the_tail_covers_what_was_seen() {
+        let mut slowdown = Slowdown::default();
+        (0..200).for_each(|i| slowdown.remember(if i % 20 == 0 { 1.5 } else { 1.0 }));
+        assert!(slowdown.tail >= 1.5);
+        (0..200).for_each(|_| slowdown.remember(1.01));
+        assert!(slowdown.tail < 1.02);
+    }
+}

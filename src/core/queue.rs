@@ -1,0 +1,128 @@
+//! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
+
+use crate::core::event::{AppId, Rejection, Request, RequestId};
+use crate::time::Timestamp;
+use crate::units::{Microjoules, Nanos, Ppm};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// A request in the queue with its class's defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    /// The request.
+    pub request: Request,
+    /// When it came.
+    pub arrival: Timestamp,
+    /// When the answer must be there.
+    pub deadline: Timestamp,
+    /// A deadline that the client named is hard: past it the answer is worthless. A class's latency
+    /// objective is soft: a late answer is counted as missed, but still given.
+    pub hard: bool,
+    /// Least accuracy.
+    pub floor: Ppm,
+    /// Accuracy to give while the budgets allow.
+    pub target: Ppm,
+    /// Most energy.
+    pub max_energy: Option<Microjoules>,
+    /// Lower is more urgent.
+    pub priority: u32,
+    /// Fastest latency per unit over the variants that would do; `Nanos::MAX` where none would.
+    pub fastest: SmallVec<[Nanos; 4]>,
+}
+
+impl Waiting {
+    fn key(&self) -> Key {
+        (self.priority, self.deadline, self.request.id)
+    }
+}
+
+type Key = (u32, Timestamp, RequestId);
+
+/// The queue. Iteration is in order of urgency.
+#[derive(Debug, Clone, Default)]
+pub struct Queue {
+    waiting: BTreeMap<Key, Waiting>,
+    keys: BTreeMap<RequestId, Key>,
+    in_flight: BTreeMap<AppId, u32>,
+}
+
+impl Queue {
+    /// Requests waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none wait.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether the limits leave room for one more of this app.
+    ///
+    /// # Errors
+    /// [`Rejection::QueueFull`] or [`Rejection::AppLimit`].
+    pub fn room_for(&self, app: AppId, queue_limit: u32, app_limit: u32) -> Result<(), Rejection> {
+        if self.waiting.len() >= queue_limit as usize {
+            return Err(Rejection::QueueFull);
+        }
+        if self.in_flight.get(&app).copied().unwrap_or(0) >= app_limit {
+            return Err(Rejection::AppLimit);
+        }
+        Ok(())
+    }
+
+    /// Adds a request. It counts as in flight of its app until [`Queue::answered`].
+    pub fn push(&mut self, waiting: Waiting) {
+        *self.in_flight.entry(waiting.request.app).or_insert(0) += 1;
+        self.keys.insert(waiting.request.id, waiting.key());
+        self.waiting.insert(waiting.key(), waiting);
+    }
+
+    /// Takes a request out, to dispatch or to reject it.
+    pub fn take(&mut self, id: RequestId) -> Option<Waiting> {
+        let key = self.keys.remove(&id)?;
+        self.waiting.remove(&key)
+    }
+
+    /// A request of this app got its answer.
+    pub fn answered(&mut self, app: AppId) {
+        if let Some(count) = self.in_flight.get_mut(&app) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.in_flight.remove(&app);
+            }
+        }
+    }
+
+    /// The waiting requests, most urgent first.
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.values()
+    }
+
+    /// The hard deadline that passes first.
+    #[must_use]
+    pub fn first_hard_deadline(&self) -> Option<Timestamp> {
+        self.waiting.values().filter(|waiting| waiting.hard).map(|waiting| waiting.deadline).min()
+    }
+
+    /// Requests whose hard deadline has passed.
+    #[must_use]
+    pub fn expired(&self, now: Timestamp) -> SmallVec<[RequestId; 8]> {
+        let late = self.waiting.values().filter(|waiting| waiting.hard && waiting.deadline <= now);
+        late.map(|waiting| waiting.request.id).collect()
+    }
+
+    /// Requests of the app in the queue or running.
+    #[must_use]
+    pub fn in_flight(&self, app: AppId) -> u32 {
+        self.in_flight.get(&app).copied().unwrap_or(0)
+    }
+
+    /// Panics if the tables disagree.
+    pub fn invariants(&self) {
+        assert_eq!(self.waiting.len(), self.keys.len(), "every waiting request has exactly one key");
+        assert!(self.waiting.iter().all(|(key, waiting)| *key == waiting.key()), "keys match their requests");
+    }
+}

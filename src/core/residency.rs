@@ -1,0 +1,279 @@
+//! Which variants are held in memory, on which lane.
+//!
+//! Every retained model first gets its smallest variant on one unit, so that it can be served at all;
+//! then the most used models and the rest of their ladders follow while the memory cap lasts. Loading is
+//! ordered one at a time per lane; a failure backs off and, after a few tries, gives up for good.
+
+use crate::core::catalog::{Catalog, ModelId, UnitId, VariantId};
+use crate::time::Timestamp;
+use crate::units::{Bytes, Nanos};
+
+/// Tries before a variant is left alone until its profile or manifest changes.
+const MAX_TRIES: u32 = 3;
+const BACKOFF: Nanos = Nanos::from_secs(5);
+
+/// Where a variant stands on a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residence {
+    /// Not in memory.
+    #[default]
+    Absent,
+    /// Ordered.
+    Loading {
+        /// Tries that failed before.
+        tries: u32,
+    },
+    /// Ready to run.
+    Loaded {
+        /// Memory it holds.
+        footprint: Bytes,
+    },
+    /// Ordered out.
+    Unloading,
+    /// Could not be loaded.
+    Failed {
+        /// How often.
+        tries: u32,
+        /// No new try before.
+        until: Timestamp,
+    },
+}
+
+/// An order to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Bring it in.
+    Load(VariantId, UnitId),
+    /// Let go of it.
+    Unload(VariantId, UnitId),
+}
+
+/// The table of residences and wishes.
+#[derive(Debug, Clone)]
+pub struct Residency {
+    table: Vec<Vec<Residence>>,
+    retained: Vec<bool>,
+    last_used: Vec<Option<Timestamp>>,
+    /// A load that a memory cap denied, since the last change.
+    denied: Option<(VariantId, Bytes)>,
+}
+
+impl Residency {
+    /// Nothing in memory, nothing retained.
+    #[must_use]
+    pub fn new(catalog: &Catalog) -> Self {
+        Self {
+            table: vec![vec![Residence::Absent; catalog.board.units.len()]; catalog.variants.len()],
+            retained: vec![false; catalog.models.len()],
+            last_used: vec![None; catalog.models.len()],
+            denied: None,
+        }
+    }
+
+    /// Where a variant stands on a unit.
+    #[must_use]
+    pub fn of(&self, variant: VariantId, unit: UnitId) -> Residence {
+        self.table[variant.index()][unit.index()]
+    }
+
+    /// Whether it can run there now.
+    #[must_use]
+    pub fn is_loaded(&self, variant: VariantId, unit: UnitId) -> bool {
+        matches!(self.of(variant, unit), Residence::Loaded { .. })
+    }
+
+    /// Records a lane's report.
+    pub fn set(&mut self, variant: VariantId, unit: UnitId, residence: Residence) {
+        self.table[variant.index()][unit.index()] = residence;
+    }
+
+    /// Records a failed load; returns whether it was the last try.
+    pub fn failed(&mut self, variant: VariantId, unit: UnitId, now: Timestamp) -> bool {
+        let tries = match self.of(variant, unit) {
+            Residence::Loading { tries } | Residence::Failed { tries, .. } => tries + 1,
+            _ => 1,
+        };
+        let until = if tries >= MAX_TRIES { Timestamp::MAX } else { now.after(BACKOFF) };
+        self.set(variant, unit, Residence::Failed { tries, until });
+        tries >= MAX_TRIES
+    }
+
+    /// Keeps a model in memory, or lets go of it.
+    pub fn retain(&mut self, model: ModelId, resident: bool) {
+        self.retained[model.index()] = resident;
+    }
+
+    /// Whether the model is wanted in memory.
+    #[must_use]
+    pub fn is_retained(&self, model: ModelId) -> bool {
+        self.retained[model.index()]
+    }
+
+    /// A request for this model came.
+    pub fn used(&mut self, model: ModelId, now: Timestamp) {
+        self.retained[model.index()] = true;
+        self.last_used[model.index()] = Some(now);
+    }
+
+    /// Memory that loaded and loading variants hold.
+    #[must_use]
+    pub fn held(&self, catalog: &Catalog) -> Bytes {
+        let mut sum = Bytes::ZERO;
+        for (variant, row) in self.table.iter().enumerate() {
+            for (unit, residence) in row.iter().enumerate() {
+                sum = sum.saturating_add(match residence {
+                    Residence::Loaded { footprint } => *footprint,
+                    Residence::Loading { .. } | Residence::Unloading => expected(catalog, variant, unit),
+                    Residence::Absent | Residence::Failed { .. } => Bytes::ZERO,
+                });
+            }
+        }
+        sum
+    }
+
+    /// Whether any variant of the model is loaded anywhere.
+    #[must_use]
+    pub fn any_loaded(&self, catalog: &Catalog, model: ModelId) -> bool {
+        catalog.models[model.index()].variants.iter().any(|variant| {
+            self.table[variant.index()].iter().any(|residence| matches!(residence, Residence::Loaded { .. }))
+        })
+    }
+
+    /// Whether any variant of the model is loaded, coming, or may be tried again.
+    #[must_use]
+    pub fn any_hope(&self, catalog: &Catalog, model: ModelId) -> bool {
+        let hopeful = |variant: &VariantId| {
+            self.table[variant.index()].iter().enumerate().any(|(unit, residence)| {
+                let allowed = catalog.variants[variant.index()].profiles[unit].is_some();
+                let lost = matches!(residence, Residence::Failed { until: Timestamp::MAX, .. });
+                allowed && !lost
+            })
+        };
+        catalog.models[model.index()].variants.iter().any(hopeful)
+    }
+
+    /// The variant that the memory cap kept out, with what it would take.
+    #[must_use]
+    pub fn denied(&self) -> Option<(VariantId, Bytes)> {
+        self.denied
+    }
+
+    /// The orders that bring the table nearer to what is wanted; at most one load per lane in
+    /// `lane_free`. The table already counts them as under way.
+    pub fn orders(
+        &mut self,
+        catalog: &Catalog,
+        cap: Bytes,
+        unload_after: Option<Nanos>,
+        lane_free: &[bool],
+        in_use: impl Fn(VariantId, UnitId) -> bool,
+        now: Timestamp,
+    ) -> Vec<Order> {
+        self.expire(unload_after, now);
+        let wanted = self.wanted(catalog, cap, now);
+        let mut orders = Vec::new();
+        let mut lane_free = lane_free.to_vec();
+        for (variant, row) in self.table.iter_mut().enumerate() {
+            for (unit, residence) in row.iter_mut().enumerate() {
+                let (id, lane) = (VariantId::at(variant), UnitId::at(unit));
+                let stays = wanted.contains(&(variant, unit)) || in_use(id, lane);
+                if !stays && matches!(residence, Residence::Loaded { .. }) {
+                    *residence = Residence::Unloading;
+                    orders.push(Order::Unload(id, lane));
+                }
+            }
+        }
+        let mut held = self.held(catalog);
+        for &(variant, unit) in &wanted {
+            let tries = match self.table[variant][unit] {
+                Residence::Absent => 0,
+                Residence::Failed { tries, until } if until <= now => tries,
+                _ => continue,
+            };
+            let need = expected(catalog, variant, unit);
+            if lane_free[unit] && held.saturating_add(need) <= cap {
+                lane_free[unit] = false;
+                held = held.saturating_add(need);
+                self.table[variant][unit] = Residence::Loading { tries };
+                orders.push(Order::Load(VariantId::at(variant), UnitId::at(unit)));
+            }
+        }
+        orders
+    }
+
+    fn expire(&mut self, unload_after: Option<Nanos>, now: Timestamp) {
+        let Some(limit) = unload_after else { return };
+        for (retained, &used) in self.retained.iter_mut().zip(&self.last_used) {
+            if used.is_some_and(|used| now.since(used) > limit) {
+                *retained = false;
+            }
+        }
+    }
+
+    /// When an unused model is let go of next.
+    #[must_use]
+    pub fn next_expiry(&self, unload_after: Option<Nanos>) -> Option<Timestamp> {
+        let limit = unload_after?;
+        let retained = self.retained.iter().zip(&self.last_used).filter(|(retained, _)| **retained);
+        retained.filter_map(|(_, used)| *used).map(|used| used.after(Nanos(limit.0.saturating_add(1)))).min()
+    }
+
+    /// When a failed load may be tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Option<Timestamp> {
+        let failed = self.table.iter().flatten().filter_map(|residence| match residence {
+            Residence::Failed { until, .. } if *until != Timestamp::MAX => Some(*until),
+            _ => None,
+        });
+        failed.min()
+    }
+
+    /// What should be in memory, most important first, within the cap.
+    fn wanted(&mut self, catalog: &Catalog, cap: Bytes, now: Timestamp) -> Vec<(usize, usize)> {
+        let mut models: Vec<usize> =
+            (0..catalog.models.len()).filter(|&model| self.retained[model]).collect();
+        models.sort_by_key(|&model| std::cmp::Reverse(self.last_used[model]));
+        let mut wishes: Vec<(usize, usize)> = Vec::new();
+        let ladder = |model: usize| -> Vec<(usize, usize)> {
+            let pairs = catalog.models[model].variants.iter().flat_map(|variant| {
+                let profiles = catalog.variants[variant.index()].profiles.iter().enumerate();
+                profiles.filter(|(_, profile)| profile.is_some()).map(|(unit, _)| (variant.index(), unit))
+            });
+            pairs.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect()
+        };
+        let ladders: Vec<Vec<(usize, usize)>> = models.iter().map(|&model| ladder(model)).collect();
+        // First something of everything, the smallest; then everything of the most recently used.
+        wishes.extend(ladders.iter().filter_map(|ladder| {
+            ladder.iter().copied().min_by_key(|&(variant, unit)| expected(catalog, variant, unit))
+        }));
+        for ladder in &ladders {
+            wishes.extend(
+                ladder.iter().rev().copied().filter(|pair| !wishes.contains(pair)).collect::<Vec<_>>(),
+            );
+        }
+        self.denied = None;
+        let mut sum = Bytes::ZERO;
+        wishes.retain(|&(variant, unit)| {
+            let need = match self.table[variant][unit] {
+                Residence::Loaded { footprint } => footprint,
+                _ => expected(catalog, variant, unit),
+            };
+            let fits = sum.saturating_add(need) <= cap;
+            if fits {
+                sum = sum.saturating_add(need);
+            } else if self.denied.is_none() {
+                self.denied = Some((VariantId::at(variant), need));
+            }
+            fits
+        });
+        wishes
+    }
+
+    fn hopeful(&self, variant: usize, unit: usize, now: Timestamp) -> bool {
+        !matches!(self.table[variant][unit], Residence::Failed { until, .. } if until > now)
+    }
+}
+
+fn expected(catalog: &Catalog, variant: usize, unit: usize) -> Bytes {
+    catalog.variants[variant].profiles[unit].map_or(Bytes::ZERO, |profile| profile.footprint)
+}
