@@ -126,7 +126,8 @@ impl Core {
             let latency = self.costs.latency(variant, unit, opp, waiting.request.items);
             let watts = self.costs.busy_watts(variant, unit, opp);
             let energy = latency.zip(watts).map(|(latency, watts)| latency.as_secs_f64() * watts * 1e6);
-            energy.is_some_and(|energy| energy * self.estimates.power_scale() <= limit.as_f64())
+            let scale = self.estimates.power_scale() * self.estimates.power_bias(variant, unit);
+            energy.is_some_and(|energy| energy * scale <= limit.as_f64())
         })
     }
 

@@ -19,6 +19,8 @@ struct DomainClock {
     refusals: u32,
     retry_at: Option<Timestamp>,
     idle_since: Option<Timestamp>,
+    /// Where the profiler wants the domain while it is idle.
+    held: Option<Kilohertz>,
     serves_cpu: bool,
 }
 
@@ -84,6 +86,14 @@ impl Clocks {
         if clock.asked != Some(bounds) && clock.retry_at.is_none() {
             clock.asked = Some(bounds);
             self.pending[domain.index()] = Some(bounds);
+        }
+    }
+
+    /// Keeps an idle domain at a clock instead of letting it down; `None` ends that.
+    pub fn hold(&mut self, domain: DomainId, clock: Option<Kilohertz>) {
+        self.domains[domain.index()].held = clock;
+        if let Some(clock) = clock {
+            self.ask(domain, ClockBounds { min: clock, max: clock });
         }
     }
 
@@ -165,7 +175,7 @@ impl Clocks {
             }
             let since = *clock.idle_since.get_or_insert(now);
             let Some(rest) = clock.rest(spec) else { continue };
-            if now >= since.after(hold(spec.settle)) {
+            if now >= since.after(linger(spec.settle)) {
                 self.ask(domain, rest);
             }
         }
@@ -177,7 +187,7 @@ impl Clocks {
         let due = self.domains.iter().zip(&board.domains).filter_map(|(clock, spec)| {
             let restless =
                 clock.retry_at.is_none() && clock.asked.is_some() && clock.asked != clock.rest(spec);
-            clock.idle_since.filter(|_| restless).map(|since| since.after(hold(spec.settle)))
+            clock.idle_since.filter(|_| restless).map(|since| since.after(linger(spec.settle)))
         });
         due.min()
     }
@@ -192,11 +202,15 @@ impl Clocks {
 impl DomainClock {
     /// The bounds of an idle domain.
     fn rest(&self, spec: &Domain) -> Option<ClockBounds> {
+        if let Some(clock) = self.held {
+            return Some(ClockBounds { min: clock, max: clock });
+        }
         let (&low, &high) = (spec.opps.first()?, spec.opps.last()?);
         Some(ClockBounds { min: low, max: if self.serves_cpu { high } else { low } })
     }
 }
 
-fn hold(settle: Nanos) -> Nanos {
+/// How long an idle domain keeps its clock.
+fn linger(settle: Nanos) -> Nanos {
     Nanos(settle.0.saturating_mul(4)).max(Nanos::from_millis(5))
 }

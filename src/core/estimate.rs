@@ -88,10 +88,19 @@ impl Slowdown {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Bias {
     ln_factor: f64,
     observations: u32,
+    /// Metered over profiled power.
+    power: f64,
+    metered: u32,
+}
+
+impl Default for Bias {
+    fn default() -> Self {
+        Self { ln_factor: 0.0, observations: 0, power: 1.0, metered: 0 }
+    }
 }
 
 /// The estimators.
@@ -153,6 +162,23 @@ impl Estimates {
             slowdown.observe(innovation * (1.0 - gain * 0.5));
         }
         bias.observations = bias.observations.saturating_add(1);
+    }
+
+    /// Power over the profile's, as metered runs of this variant on this unit showed it.
+    #[must_use]
+    pub fn power_bias(&self, variant: VariantId, unit: UnitId) -> f64 {
+        self.biases[variant.index()][unit.index()].power
+    }
+
+    /// A meter saw a run draw `metered` joules where the profile says `profiled`.
+    pub fn observe_energy(&mut self, variant: VariantId, unit: UnitId, profiled_j: f64, metered_j: f64) {
+        if !(profiled_j > 0.0 && metered_j >= 0.0) {
+            return;
+        }
+        let bias = &mut self.biases[variant.index()][unit.index()];
+        let gain = (1.0 / f64::from(bias.metered + 1)).max(BIAS_GAIN_FLOOR);
+        bias.power += gain * ((metered_j / profiled_j).clamp(0.05, 20.0) - bias.power);
+        bias.metered = bias.metered.saturating_add(1);
     }
 
     /// A new profile replaces what was learned about the old one.

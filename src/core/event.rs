@@ -141,7 +141,7 @@ pub struct Readings {
 }
 
 /// Bounds to set on one clock domain. Both are operating points of the domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClockBounds {
     /// Lower bound.
     pub min: Kilohertz,
@@ -150,7 +150,7 @@ pub struct ClockBounds {
 }
 
 /// What the actuator is to set: one entry per [`DomainId`], `None` = leave alone.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Setpoints {
     /// Bounds by domain.
     pub domains: Vec<Option<ClockBounds>>,
@@ -246,6 +246,13 @@ pub enum Event {
     Sampled(Readings),
     /// The actuator did what it could.
     Applied(ApplyReport),
+    /// The profiler wants a domain held at a clock while nothing else runs on it; `None` lets go.
+    Hold {
+        /// The domain.
+        domain: DomainId,
+        /// The clock, one of its operating points.
+        clock: Option<Kilohertz>,
+    },
     /// A profile was measured, or found unfit (`None`: the variant must not run there).
     Profiled {
         /// The variant.
@@ -339,7 +346,7 @@ impl Rejection {
 }
 
 /// How a request was served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Served {
     /// The variant that ran.
     pub variant: VariantId,
@@ -364,7 +371,7 @@ pub struct Served {
 }
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// With an output.
@@ -382,7 +389,7 @@ pub enum Outcome {
 pub type BatchRequests = SmallVec<[RequestId; 8]>;
 
 /// An order to a lane.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Dispatch {
     /// Its id.
     pub batch: BatchId,
@@ -403,7 +410,7 @@ pub struct Dispatch {
 }
 
 /// What the core wants done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Run a batch.
@@ -438,7 +445,7 @@ pub enum Effect {
 }
 
 /// A change of state, with its cause.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
     /// The thermal regime changed.

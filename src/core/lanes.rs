@@ -52,6 +52,8 @@ pub(super) struct Running {
     since: Timestamp,
     /// Latency by the profile alone, without what was learned since.
     profiled: Nanos,
+    /// Power above idle by the profile, corrected by what meters showed.
+    busy_w: f64,
     aborted: bool,
 }
 
@@ -126,23 +128,15 @@ impl Lane {
         let running = self
             .running
             .as_ref()
-            .map_or(0.0, |running| running.watts() * now.since(self.busy_from).as_secs_f64() * 1e6);
+            .map_or(0.0, |running| running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6);
         self.busy_from = now;
         std::mem::take(&mut self.busy_uj) + running
     }
 
     fn finish(&mut self, now: Timestamp) -> Option<Running> {
         let running = self.running.take()?;
-        self.busy_uj += running.watts() * now.since(self.busy_from).as_secs_f64() * 1e6;
+        self.busy_uj += running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6;
         Some(running)
-    }
-}
-
-impl Running {
-    /// Mean power above idle that was planned.
-    fn watts(&self) -> f64 {
-        let seconds = self.dispatch.expected.as_secs_f64();
-        if seconds > 0.0 { self.dispatch.reserved.as_f64() / 1e6 / seconds } else { 0.0 }
     }
 }
 
@@ -253,9 +247,7 @@ impl Core {
         if let Some(metered) = completion.energy {
             return (metered, Provenance::Measured);
         }
-        let Dispatch { variant, unit, clock, .. } = running.dispatch;
-        let watts = self.costs.busy_watts(variant, unit, self.costs.opp_at(unit, clock)).unwrap_or(0.0);
-        let energy = watts * self.estimates.power_scale() * compute.as_secs_f64() * 1e6;
+        let energy = running.busy_w * self.estimates.power_scale() * compute.as_secs_f64() * 1e6;
         (Microjoules::from_f64(energy), self.estimates.power_source(now))
     }
 

@@ -131,6 +131,7 @@ impl Core {
                 let changed = self.clocks.applied(&report, now);
                 self.note_controllable(&changed);
             }
+            Event::Hold { domain, clock } => self.clocks.hold(domain, clock),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),
             Event::Drain => self.draining = true,
@@ -317,7 +318,9 @@ impl Core {
             expected: chosen.latency,
             reserved: chosen.energy,
         };
-        let running = Running::new(dispatch.clone(), members, now, profiled);
+        let busy_w = self.costs.busy_watts(chosen.variant, chosen.unit, opp).unwrap_or(0.0)
+            * self.estimates.power_bias(chosen.variant, chosen.unit);
+        let running = Running::new(dispatch.clone(), members, now, profiled, busy_w);
         self.lanes[chosen.unit.index()].start(running);
         self.effects.push_back(Effect::Note(Note::Decision(*explanation)));
         self.effects.push_back(Effect::Dispatch(dispatch));

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A configuration that was considered.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// Variant.
     pub variant: VariantId,
@@ -63,7 +63,7 @@ pub enum Constraint {
 }
 
 /// A decision and its reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Explanation {
     /// The most urgent request of the batch.
     pub request: RequestId,
@@ -397,7 +397,7 @@ fn price(
     let accuracy = view.catalog.variants[variant.index()].accuracy;
     let slowdown = view.estimates.slowdown(variant, unit);
     let tail = view.estimates.tail(unit);
-    let power_scale = view.estimates.power_scale();
+    let power_scale = view.estimates.power_scale() * view.estimates.power_bias(variant, unit);
     let free_at = view.free_at[unit.index()].max(view.now);
     let domain = view.catalog.board.units[unit.index()].domain;
     let (points, present) = clock_points(view, unit);

@@ -280,8 +280,12 @@ impl World {
         self.handle(Event::Submit(request));
     }
 
+    /// Three quiet seconds with living sensors.
     pub(crate) fn settle(&mut self) {
-        self.run_until(self.now.after(Nanos::from_secs(3)));
+        for tick in 0..6u8 {
+            self.run_until(self.now.after(Nanos::from_millis(500)));
+            self.handle(Event::Sampled(readings(40.0 + 0.1 * f64::from(tick), 2.0)));
+        }
     }
 
     fn outcome(&self, id: u64) -> Outcome {
@@ -418,7 +422,7 @@ fn a_silent_sensor_is_treated_as_hot_and_recovers() {
     world.run_until(world.now.after(Nanos::from_secs(2)));
     assert_eq!(world.core.status(world.now).regime, Regime::Uncontrollable);
     world.submit(request(1));
-    world.settle();
+    world.run_until(world.now.after(Nanos::from_secs(3)));
     let lowest = [Kilohertz(500_000), Kilohertz(200_000)];
     assert!(lowest.contains(&world.served(1).clock), "blind: only the lowest clocks");
     world.handle(Event::Sampled(readings(45.0, 2.0)));

@@ -63,7 +63,7 @@ impl Regime {
 }
 
 /// A change of regime with what caused it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Transition {
     /// Before.
     pub from: Regime,

@@ -1,0 +1,282 @@
+//! The journal: every event that the core saw, so that a day can be replayed.
+//!
+//! A file of JSON lines. The first is the [`Header`]: what there was to choose from and the budgets. Each
+//! further line is an event with its time, or a check: the digest of all effects so far, by which a replay
+//! proves that it decides as the daemon did.
+
+use crate::core::Core;
+use crate::core::catalog::Catalog;
+use crate::core::energy::Budgets;
+use crate::core::event::{Effect, Event};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+/// Version of the format; a journal of another version is refused.
+const FORMAT: u32 = 1;
+/// Events between two checks.
+const CHECK_EVERY: u64 = 256;
+/// Events that may wait for the disk.
+const BACKLOG: usize = 8192;
+/// Longest line that a replay reads.
+const MAX_LINE: u64 = 64 << 20;
+
+/// The first line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Version of the format.
+    pub format: u32,
+    /// When the daemon started, seconds since the Unix epoch.
+    pub started_unix_s: u64,
+    /// The core's time at its start.
+    pub start: Timestamp,
+    /// What there was to choose from.
+    pub catalog: Catalog,
+    /// The budgets at the start.
+    pub budgets: Budgets,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Line {
+    Event { at: Timestamp, event: Event },
+    Check { events: u64, digest: u64 },
+}
+
+/// Why a journal cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line that is no line of a journal.
+    #[error("{path}, line {line}: {message}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The replay decided differently.
+    #[error("{path}, line {line}: after {events} events the effects differ from those recorded")]
+    Diverged {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// Events replayed.
+        events: u64,
+    },
+}
+
+/// Digest over all effects so far, in order.
+#[derive(Debug, Clone, Default)]
+struct Digest(DefaultHasher);
+
+impl Digest {
+    fn add(&mut self, effect: &Effect) {
+        effect.hash(&mut self.0);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
+/// Records events. Never blocks: when the disk cannot keep up, or the size limit is reached, recording
+/// ends and says so, since a journal with gaps would replay to something that never happened.
+#[derive(Debug)]
+pub struct Recorder {
+    lines: Option<SyncSender<Line>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    digest: Digest,
+    events: u64,
+    path: PathBuf,
+}
+
+impl Recorder {
+    /// Starts a journal at `path`; the one before it is kept as `path` with `.1` appended.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn create(path: &Path, limit_bytes: u64, header: &Header) -> Result<Self, JournalError> {
+        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        if path.exists() {
+            let mut kept = path.as_os_str().to_owned();
+            kept.push(".1");
+            std::fs::rename(path, kept).map_err(io)?;
+        }
+        let mut file = BufWriter::new(File::create(path).map_err(io)?);
+        write_line(&mut file, header).map_err(io)?;
+        let (lines, received) = sync_channel(BACKLOG);
+        let name = path.to_owned();
+        let writer = std::thread::Builder::new()
+            .name("wattd-journal".to_owned())
+            .spawn(move || write_all(&received, file, limit_bytes, &name))
+            .map_err(io)?;
+        Ok(Self {
+            lines: Some(lines),
+            writer: Some(writer),
+            digest: Digest::default(),
+            events: 0,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Records an event before the core handles it.
+    pub fn event(&mut self, at: Timestamp, event: &Event) {
+        if self.lines.is_none() {
+            return;
+        }
+        if self.events > 0 && self.events.is_multiple_of(CHECK_EVERY) {
+            self.send(Line::Check { events: self.events, digest: self.digest.value() });
+        }
+        self.events += 1;
+        self.send(Line::Event { at, event: event.clone() });
+    }
+
+    /// Takes in an effect that the core gave.
+    pub fn effect(&mut self, effect: &Effect) {
+        if self.lines.is_some() {
+            self.digest.add(effect);
+        }
+    }
+
+    fn send(&mut self, line: Line) {
+        let Some(lines) = &self.lines else { return };
+        if let Err(error) = lines.try_send(line) {
+            if matches!(error, TrySendError::Full(_)) {
+                tracing::warn!(path = %self.path.display(), "journal: the disk cannot keep up, recording ends here");
+            }
+            self.lines = None;
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.send(Line::Check { events: self.events, digest: self.digest.value() });
+        self.lines = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_line(file: &mut impl Write, line: &impl Serialize) -> std::io::Result<u64> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
+    Ok(text.len() as u64)
+}
+
+fn write_all(lines: &Receiver<Line>, mut file: BufWriter<File>, limit_bytes: u64, path: &Path) {
+    let mut written = 0;
+    while let Ok(line) = lines.recv() {
+        match write_line(&mut file, &line) {
+            Ok(bytes) => written += bytes,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "journal: recording ends here");
+                return;
+            }
+        }
+        if written > limit_bytes {
+            tracing::warn!(path = %path.display(), limit_bytes, "journal: size limit reached, recording ends here");
+            break;
+        }
+    }
+    if let Err(error) = file.flush() {
+        tracing::warn!(path = %path.display(), %error, "journal: the end could not be written");
+    }
+}
+
+/// What a replay found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Replayed {
+    /// Events handled.
+    pub events: u64,
+    /// Effects that came of them.
+    pub effects: u64,
+    /// Checks that agreed.
+    pub checks: u64,
+    /// The last line was cut off, as after a power loss; everything before it was replayed.
+    pub torn: bool,
+}
+
+/// Replays a journal through a fresh core and compares the effects with those recorded.
+///
+/// # Errors
+/// If the file cannot be read, is no journal, or the effects differ.
+pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Replayed, JournalError> {
+    let io = |source| JournalError::Io { path: path.to_owned(), source };
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let malformed =
+        |line: u64, message: String| JournalError::Malformed { path: path.to_owned(), line, message };
+    let mut text = String::new();
+    read_line(&mut reader, &mut text).map_err(io)?;
+    let header: Header = serde_json::from_str(&text).map_err(|error| malformed(1, error.to_string()))?;
+    if header.format != FORMAT {
+        return Err(malformed(1, format!("format {}, this program reads {FORMAT}", header.format)));
+    }
+    if header.budgets.classes.is_empty() {
+        return Err(malformed(1, "budgets without a class".to_owned()));
+    }
+    let mut core = Core::new(header.catalog, header.budgets, header.start);
+    let (mut digest, mut replayed, mut number) = (Digest::default(), Replayed::default(), 1);
+    while read_line(&mut reader, &mut text).map_err(io)? > 0 {
+        number += 1;
+        let line: Line = match serde_json::from_str(&text) {
+            Ok(line) => line,
+            Err(_) if !text.ends_with('\n') => {
+                replayed.torn = true;
+                break;
+            }
+            Err(error) => return Err(malformed(number, error.to_string())),
+        };
+        match line {
+            Line::Event { at, event } => {
+                replayed.events += 1;
+                core.handle(at, event);
+                while let Some(effect) = core.poll_effect() {
+                    replayed.effects += 1;
+                    digest.add(&effect);
+                    see(at, &effect);
+                }
+            }
+            Line::Check { events, digest: recorded } => {
+                if events != replayed.events || recorded != digest.value() {
+                    return Err(JournalError::Diverged {
+                        path: path.to_owned(),
+                        line: number,
+                        events: replayed.events,
+                    });
+                }
+                replayed.checks += 1;
+            }
+        }
+    }
+    Ok(replayed)
+}
+
+fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<usize> {
+    text.clear();
+    std::io::Read::take(reader, MAX_LINE).read_line(text)
+}
+
+/// The header of a journal that starts now.
+#[must_use]
+pub fn header(start: Timestamp, catalog: Catalog, budgets: Budgets) -> Header {
+    Header { format: FORMAT, started_unix_s: crate::time::unix_seconds(), start, catalog, budgets }
+}
