@@ -63,8 +63,9 @@ impl Running {
         members: SmallVec<[Member; 8]>,
         since: Timestamp,
         profiled: Nanos,
+        busy_w: f64,
     ) -> Self {
-        Self { dispatch, members, since, profiled, aborted: false }
+        Self { dispatch, members, since, profiled, busy_w, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
