@@ -8,6 +8,8 @@ pub mod document;
 pub mod raw;
 mod validate;
 
+pub(crate) use validate::{NAME_RULE, is_name};
+
 use crate::core::energy::Budgets;
 use crate::core::event::{AppId, ClassId};
 use crate::units::{Bytes, Nanos};
