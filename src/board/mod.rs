@@ -1,10 +1,14 @@
 //! The board: what it has (the board file), what it says (telemetry) and what can be set (actuation).
 
+mod check;
+pub mod restore;
 pub mod spec;
+pub mod sysfs;
 
 use crate::core::event::{ApplyReport, Readings, Setpoints};
 
-pub use spec::BoardSpec;
+pub use check::Problem;
+pub use spec::{BoardSpec, SpecError};
 
 /// Reads the board.
 pub trait Telemetry: Send {

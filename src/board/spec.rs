@@ -1,8 +1,47 @@
 //! The board file: units, clock domains, zones, rails, models of power and heat, and, for simulation,
 //! the plant. See `config/boards/` for commented examples.
 
-use crate::core::catalog::{PowerModel, UnitKind};
+use crate::board::check::{self, Problem};
+use crate::core::catalog::{
+    Board, Domain, DomainId, PowerModel, Rail, RailId, ThermalModel, Unit, UnitKind, Zone,
+};
+use crate::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Largest board file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why a board file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read as a board file: {source}", file.display())]
+    Unreadable {
+        /// The board file.
+        file: PathBuf,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, has a key that does not exist, lacks one, or a value of the wrong type.
+    #[error("{}:{line}: {message}", file.display())]
+    Syntax {
+        /// The board file.
+        file: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// Values that cannot be, all of them.
+    #[error("{}: {}", file.display(), check::sentence(problems))]
+    Invalid {
+        /// The board file.
+        file: PathBuf,
+        /// Each key with its value and what would be right.
+        problems: Vec<Problem>,
+    },
+}
 
 /// A board file as written. [`crate::board::spec`] turns it into a validated
 /// [`crate::core::catalog::Board`].
@@ -173,4 +212,124 @@ pub struct ThermalSpec {
     pub slow_k_per_w: f64,
     /// Time constant of the heatsink in seconds.
     pub slow_tau_s: f64,
+}
+
+impl BoardSpec {
+    /// Reads and validates a board file.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the file and the line, or every key with its value and what would be right.
+    pub fn load(path: &Path) -> Result<Self, SpecError> {
+        let unreadable = |source| SpecError::Unreadable { file: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut text = String::new();
+        let mut bounded = std::io::Read::take(file, MAX_FILE_BYTES + 1);
+        std::io::Read::read_to_string(&mut bounded, &mut text).map_err(unreadable)?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let message = format!("longer than the {MAX_FILE_BYTES} bytes that a board file may have");
+            return Err(unreadable(std::io::Error::other(message)));
+        }
+        let spec = Self::parse(&text, path)?;
+        let stem = path.file_stem().map(std::ffi::OsStr::to_string_lossy).unwrap_or_default();
+        if spec.name != stem {
+            let problem = Problem::new("name", &spec.name, format!("the file's stem, {stem:?}"));
+            return Err(SpecError::Invalid { file: path.to_owned(), problems: vec![problem] });
+        }
+        Ok(spec)
+    }
+
+    /// Parses and validates the text of a board file; `file` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`BoardSpec::load`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, SpecError> {
+        let spec: Self = toml::from_str(text).map_err(|error| {
+            let end = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = 1 + text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count();
+            let message = error.message().trim().replace('\n', ", ");
+            SpecError::Syntax { file: file.to_owned(), line, message }
+        })?;
+        let problems = check::problems(&spec);
+        if problems.is_empty() {
+            Ok(spec)
+        } else {
+            Err(SpecError::Invalid { file: file.to_owned(), problems })
+        }
+    }
+
+    /// The board as the core sees it, from the file alone. Operating points and trips that the kernel
+    /// shows are filled in by [`crate::board::sysfs::SysfsBoard`].
+    #[must_use]
+    pub fn board(&self) -> Board {
+        let mut groups: Vec<&str> = Vec::new();
+        let units = self
+            .units
+            .iter()
+            .map(|unit| {
+                let shared = unit.shares.as_deref().unwrap_or(&unit.name);
+                let group = groups.iter().position(|known| *known == shared).unwrap_or_else(|| {
+                    groups.push(shared);
+                    groups.len() - 1
+                });
+                Unit {
+                    name: unit.name.clone(),
+                    kind: unit.kind,
+                    group: u8::try_from(group).unwrap_or(u8::MAX),
+                    domain: unit.domain.as_deref().and_then(|name| self.domain_id(name)),
+                    memory_domain: unit.memory_domain.as_deref().and_then(|name| self.domain_id(name)),
+                    preemptible: unit.preemptible.unwrap_or(unit.provider == default_provider()),
+                    busy_power: unit.busy_power,
+                    rail: unit.rail.as_deref().and_then(|name| self.rail_id(name)),
+                }
+            })
+            .collect();
+        Board {
+            name: self.name.clone(),
+            units,
+            domains: self.domains.iter().map(DomainSpec::domain).collect(),
+            zones: self.zones.iter().map(ZoneSpec::zone).collect(),
+            rails: self
+                .rails
+                .iter()
+                .map(|rail| Rail { name: rail.name.clone(), is_input: rail.input })
+                .collect(),
+            idle_power: Microwatts::from_watts(self.idle_power_w),
+            thermal: ThermalModel {
+                fast_k_per_w: self.thermal.fast_k_per_w,
+                fast_tau_s: self.thermal.fast_tau_s,
+                slow_k_per_w: self.thermal.slow_k_per_w,
+                slow_tau_s: self.thermal.slow_tau_s,
+            },
+        }
+    }
+
+    fn domain_id(&self, name: &str) -> Option<DomainId> {
+        let index = self.domains.iter().position(|domain| domain.name == name)?;
+        u8::try_from(index).ok().map(DomainId)
+    }
+
+    fn rail_id(&self, name: &str) -> Option<RailId> {
+        let index = self.rails.iter().position(|rail| rail.name == name)?;
+        u8::try_from(index).ok().map(RailId)
+    }
+}
+
+impl DomainSpec {
+    fn domain(&self) -> Domain {
+        Domain {
+            name: self.name.clone(),
+            opps: self.opps_khz.iter().copied().map(Kilohertz).collect(),
+            settle: Nanos::from_micros(self.settle_us),
+        }
+    }
+}
+
+impl ZoneSpec {
+    fn zone(&self) -> Zone {
+        Zone {
+            name: self.name.clone(),
+            passive: MilliCelsius::from_celsius(self.passive_c),
+            critical: MilliCelsius::from_celsius(self.critical_c),
+        }
+    }
 }

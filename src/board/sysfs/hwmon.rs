@@ -1,0 +1,129 @@
+//! Power rails behind hwmon, read only: nothing in this crate ever writes to a hwmon node, since the
+//! limits of an INA3221 (`curr*_max`, `curr*_crit`) protect the board.
+//!
+//! Chips are found by `name`, channels by label. An INA3221 has millivolts and milliamperes per
+//! channel and no power; other chips have `powerN_input` in µW or `energyN_input` in µJ.
+
+use super::powercap::EnergyRate;
+use super::root::{Attribute, Limits, Page, SysfsError, SysfsRoot, plausible_power};
+use crate::time::Timestamp;
+use crate::units::Microwatts;
+use std::path::{Path, PathBuf};
+
+const CLASS: &str = "class/hwmon";
+/// Channels of one chip that are looked at.
+const MAX_CHANNEL: u32 = 32;
+
+/// How a rail's power is had.
+#[derive(Debug)]
+pub(crate) enum HwmonRail {
+    /// mV times mA.
+    Product {
+        /// `inN_input`.
+        millivolts: Attribute,
+        /// `currN_input`.
+        milliamperes: Attribute,
+    },
+    /// `powerN_input` or `powerN_average` in µW.
+    Power(Attribute),
+    /// `energyN_input` in µJ, differentiated.
+    Energy(EnergyRate),
+}
+
+impl HwmonRail {
+    /// The channel labelled `label` on a chip called `chip`. An unlabelled channel goes by its own name
+    /// (`power1`, `energy2`).
+    pub(crate) fn find(root: &SysfsRoot, chip: &str, label: &str) -> Result<Self, String> {
+        let chips = chips(root, chip);
+        for directory in &chips {
+            if let Some(rail) = channel(root, directory, label) {
+                return Ok(rail);
+            }
+        }
+        let class = root.path(CLASS);
+        Err(if chips.is_empty() {
+            format!("no hwmon device named {chip:?} under {}", class.display())
+        } else {
+            let labels: Vec<String> = chips.iter().flat_map(|chip| labels(root, chip)).collect();
+            let there = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+            format!("no power channel {label:?} on {chip} under {}: there are {there}", class.display())
+        })
+    }
+
+    /// The power now.
+    pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
+        match self {
+            Self::Product { millivolts, milliamperes } => {
+                let mv = millivolts.number(buffer)?;
+                let ma = milliamperes.number(buffer)?;
+                plausible_power(mv.saturating_mul(ma), milliamperes.path())
+            }
+            Self::Power(attribute) => {
+                let microwatts = attribute.within(&Limits::POWER, buffer)?;
+                Ok(Microwatts(microwatts))
+            }
+            Self::Energy(rate) => rate.sample(now, buffer),
+        }
+    }
+}
+
+fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
+    root.list(CLASS)
+        .into_iter()
+        .map(|entry| Path::new(CLASS).join(entry))
+        .filter(|directory| root.read(directory.join("name")).is_ok_and(|name| name == chip))
+        .collect()
+}
+
+fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<HwmonRail> {
+    let node = |name: String| {
+        let path = chip.join(name);
+        root.exists(&path).then(|| root.attribute(path))
+    };
+    let labelled = |kind: &str, n: u32| match root.read(chip.join(format!("{kind}{n}_label"))) {
+        Ok(text) => text == label && !is_no_rail(&text),
+        Err(_) => format!("{kind}{n}") == label,
+    };
+    let power = |n: u32| {
+        let input = node(format!("power{n}_input")).or_else(|| node(format!("power{n}_average")));
+        input.map(HwmonRail::Power)
+    };
+    let product = |n: u32| {
+        let millivolts = node(format!("in{n}_input"))?;
+        let milliamperes = node(format!("curr{n}_input"))?;
+        Some(HwmonRail::Product { millivolts, milliamperes })
+    };
+    let energy = |n: u32| {
+        let counter = node(format!("energy{n}_input"))?;
+        Some(HwmonRail::Energy(EnergyRate::new(counter, None)))
+    };
+    for n in 0..=MAX_CHANNEL {
+        let found = if labelled("power", n) {
+            power(n)
+        } else if labelled("in", n) || labelled("curr", n) {
+            power(n).or_else(|| product(n))
+        } else if labelled("energy", n) {
+            energy(n)
+        } else {
+            None
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// Unconnected channels, and the INA3221's sum of shunt voltages, which is no rail.
+fn is_no_rail(label: &str) -> bool {
+    label == "NC" || label.starts_with("sum of ")
+}
+
+fn labels(root: &SysfsRoot, chip: &Path) -> Vec<String> {
+    root.list(chip)
+        .into_iter()
+        .filter(|name| name.ends_with("_label"))
+        .filter_map(|name| root.read(chip.join(name)).ok())
+        .filter(|label| !is_no_rail(label))
+        .collect()
+}
