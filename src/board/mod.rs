@@ -1,5 +1,6 @@
 //! The board: what it has (the board file), what it says (telemetry) and what can be set (actuation).
 
+pub mod sim;
 pub mod spec;
 
 use crate::core::event::{ApplyReport, Readings, Setpoints};
