@@ -1,0 +1,726 @@
+//! The plant: the physics of a board, deterministic from a seed and driven by timestamps.
+//!
+//! It is event-driven. Between two events every clock, run and fault stands still, so power depends on
+//! temperature alone; [`Plant::advance`] integrates power and heat from event to event and does what is
+//! due at each. A run's progress is a share of its latency under the conditions in force: when a clock
+//! changes in the middle, the remaining share goes on at the new speed.
+//!
+//! How far the caller goes at a time changes nothing but rounding: finishes are computed from the last
+//! change of conditions, and the firmware's thermal control ticks on a fixed grid.
+
+use super::clock::{Bound, Domain, WriteError};
+use super::fault::{Active, Sensor};
+use super::heat::Heat;
+use super::script::{Change, Script};
+use super::spec::{Driver, PlantSpec};
+use super::work::{Finished, Roofline, RunId, Slowdown, Work};
+use crate::core::catalog::{DomainId, UnitId};
+use crate::core::event::{ClockBounds, ClockState};
+use crate::time::Timestamp;
+use crate::units::{Kilohertz, Microjoules, MilliCelsius, Nanos};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Why a run could not begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlantError {
+    /// The board has no such unit.
+    #[error("unit {0} does not exist on this board")]
+    NoSuchUnit(UnitId),
+    /// A unit of the same processor is busy.
+    #[error("unit {unit}: its processor `{group}` is busy")]
+    Busy {
+        /// The unit asked for.
+        unit: UnitId,
+        /// The processor.
+        group: String,
+    },
+    /// The measured network does not exist, or was measured on another unit.
+    #[error("unit {unit}: no measured network {grid} for it")]
+    NoSuchGrid {
+        /// The unit asked for.
+        unit: UnitId,
+        /// Index of the network.
+        grid: u16,
+    },
+    /// No items.
+    #[error("a run of 0 items; wanted at least 1")]
+    NoItems,
+}
+
+/// What the plant has been through.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PlantStats {
+    /// Energy through the board's input, J.
+    pub input_j: f64,
+    /// Energy of the rails behind it, J.
+    pub rails_j: f64,
+    /// Highest true temperature of any zone.
+    pub hottest: MilliCelsius,
+    /// Time with some zone at or above its passive trip.
+    pub above_passive: Nanos,
+    /// Time with some zone at or above its critical trip.
+    pub above_critical: Nanos,
+    /// Time with some clock held down by the firmware.
+    pub throttled: Nanos,
+    /// Runs that finished.
+    pub finished: u64,
+    /// Runs that were aborted.
+    pub aborted: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    id: RunId,
+    unit: UnitId,
+    work: Work,
+    noise: f64,
+    started: Timestamp,
+    /// Share of the work left at `since`.
+    remaining: f64,
+    since: Timestamp,
+    /// Latency of the whole work under the present conditions, s.
+    seconds: f64,
+    /// Share of the busy power drawn under the present conditions.
+    activity: f64,
+    /// Power attributed to the run, at the board's input, W.
+    watts: f64,
+    energy_j: f64,
+}
+
+impl Run {
+    fn ends(&self) -> Timestamp {
+        self.since.after(Nanos::from_secs_f64(self.remaining * self.seconds))
+    }
+}
+
+/// A simulated board. See the module's documentation.
+#[derive(Debug, Clone)]
+pub struct Plant {
+    pub(super) spec: Arc<PlantSpec>,
+    pub(super) seed: u64,
+    pub(super) now: Timestamp,
+    pub(super) domains: Vec<Domain>,
+    pub(super) heat: Heat,
+    fan_on: bool,
+    fan_failed: bool,
+    ambient_c: f64,
+    disturbance: Slowdown,
+    tail_probability: f64,
+    extra_w: f64,
+    charger_w: f64,
+    runs: Vec<Run>,
+    next_run: u64,
+    finished: Vec<Finished>,
+    /// Power of each rail without leakage, W; holds between two events.
+    cold_w: Vec<f64>,
+    /// Averaged power of each rail and of the input, as the sensors show it, W.
+    pub(super) shown_w: Vec<f64>,
+    pub(super) shown_input_w: f64,
+    /// Energy of each rail since the start, J.
+    pub(super) rail_j: Vec<f64>,
+    pub(super) battery_j: f64,
+    pub(super) draw_w: f64,
+    next_tick: Timestamp,
+    script: VecDeque<(Timestamp, Change)>,
+    pub(super) faults: BTreeMap<Sensor, Active>,
+    stats: PlantStats,
+}
+
+impl Plant {
+    /// A board at power-on, at the origin of time.
+    #[must_use]
+    pub fn new(spec: Arc<PlantSpec>, seed: u64) -> Self {
+        let domains = spec.domains.iter().map(|domain| Domain::new(domain, spec.governor_idle)).collect();
+        let mut plant = Self {
+            seed,
+            now: Timestamp::ZERO,
+            domains,
+            heat: Heat::uniform(spec.start_c.unwrap_or(spec.ambient_c)),
+            fan_on: false,
+            fan_failed: false,
+            ambient_c: spec.ambient_c,
+            disturbance: Slowdown::NONE,
+            tail_probability: spec.noise.tail_probability,
+            extra_w: 0.0,
+            charger_w: 0.0,
+            runs: Vec::new(),
+            next_run: 1,
+            finished: Vec::new(),
+            cold_w: vec![0.0; spec.rails.len()],
+            shown_w: vec![0.0; spec.rails.len()],
+            shown_input_w: 0.0,
+            rail_j: vec![0.0; spec.rails.len()],
+            battery_j: spec.battery.map_or(0.0, |battery| battery.capacity_wh * 3600.0 * battery.start),
+            draw_w: 0.0,
+            next_tick: Timestamp::ZERO.after(spec.throttle_period),
+            script: VecDeque::new(),
+            faults: BTreeMap::new(),
+            stats: PlantStats::default(),
+            spec,
+        };
+        plant.refresh();
+        if plant.spec.start_c.is_none() {
+            plant.settle_idle();
+        }
+        plant.shown_w = plant.rail_watts();
+        plant.shown_input_w = plant.input_watts();
+        plant.draw_w = plant.shown_input_w;
+        plant.stats.hottest = plant.hottest();
+        plant
+    }
+
+    /// The steady state of the board as it stands. Leakage depends on the temperature that it causes, so
+    /// iterate; 50 rounds are ample at less than 0.5 W/K of feedback.
+    fn settle_idle(&mut self) {
+        for _ in 0..50 {
+            let watts = self.input_watts();
+            self.heat =
+                Heat::steady(&self.spec.thermal, watts, self.ambient_c, self.spec.thermal.slow_k_per_w);
+        }
+    }
+
+    /// The board's description.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<PlantSpec> {
+        &self.spec
+    }
+
+    /// The moment the plant has been advanced to.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// What the board has been through.
+    #[must_use]
+    pub const fn stats(&self) -> &PlantStats {
+        &self.stats
+    }
+
+    /// Plays a disturbance script, its times counted from now; replaces what was left of another.
+    pub fn play(&mut self, script: &Script) {
+        let origin = self.now;
+        self.script = script.steps().iter().map(|(at, change)| (origin.after(*at), change.clone())).collect();
+    }
+
+    /// Applies one disturbance now.
+    pub fn disturb(&mut self, now: Timestamp, change: &Change) {
+        self.advance(now);
+        self.change(change);
+        self.refresh();
+    }
+
+    /// Starts a run on a unit.
+    ///
+    /// # Errors
+    /// If the unit does not exist or its processor is busy, or the work is not one that it can do.
+    pub fn begin(&mut self, now: Timestamp, unit: UnitId, work: Work) -> Result<RunId, PlantError> {
+        self.advance(now);
+        let spec = self.spec.units.get(unit.index()).ok_or(PlantError::NoSuchUnit(unit))?;
+        if work.items == 0 {
+            return Err(PlantError::NoItems);
+        }
+        let taken = |run: &Run| self.spec.units[run.unit.index()].group == spec.group;
+        if self.runs.iter().any(taken) {
+            return Err(PlantError::Busy { unit, group: spec.group.clone() });
+        }
+        if let Some(grid) = work.grid {
+            let network = self.spec.grids.get(usize::from(grid.0));
+            if network.is_none_or(|network| network.unit != unit) {
+                return Err(PlantError::NoSuchGrid { unit, grid: grid.0 });
+            }
+        }
+        let id = RunId(self.next_run);
+        self.next_run += 1;
+        self.runs.push(Run {
+            id,
+            unit,
+            work,
+            noise: self.draw_noise(id),
+            started: self.now,
+            remaining: 1.0,
+            since: self.now,
+            seconds: 0.0,
+            activity: 1.0,
+            watts: 0.0,
+            energy_j: 0.0,
+        });
+        self.refresh();
+        Ok(id)
+    }
+
+    /// Ends a run early; `None` if it is not running (any more). What it cost so far is in the result.
+    pub fn abort(&mut self, now: Timestamp, run: RunId) -> Option<Finished> {
+        self.advance(now);
+        let index = self.runs.iter().position(|running| running.id == run)?;
+        let ended = self.end(index);
+        self.stats.aborted += 1;
+        self.refresh();
+        Some(ended)
+    }
+
+    /// Runs in progress.
+    #[must_use]
+    pub const fn running(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Takes the runs that have finished, in order of finishing.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// The next moment at which something happens by itself: a run finishes, a clock changes, the script
+    /// goes on, or the firmware may throttle. [`Plant::advance`] to it, ask again. The answer holds until
+    /// the next call that changes something.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Timestamp> {
+        let tick = (self.capped() || self.near_trip()).then_some(self.next_tick);
+        [tick, self.next_change()].into_iter().flatten().min()
+    }
+
+    fn next_change(&self) -> Option<Timestamp> {
+        let runs = self.runs.iter().map(Run::ends);
+        let clocks = self.domains.iter().filter_map(Domain::next_event);
+        let script = self.script.front().map(|(at, _)| *at);
+        runs.chain(clocks).chain(script).min()
+    }
+
+    /// Lets time pass until `now`; a moment in the past changes nothing.
+    pub fn advance(&mut self, now: Timestamp) {
+        loop {
+            let due = self.next_change().unwrap_or(Timestamp::MAX).min(self.next_tick);
+            // What fell due at the very moment of the last call is done first.
+            let until = due.min(now).max(self.now);
+            self.integrate(until);
+            self.now = until;
+            if due > until {
+                return;
+            }
+            self.settle_due();
+        }
+    }
+
+    /// Does everything that is due at `self.now`.
+    fn settle_due(&mut self) {
+        while let Some(index) = self.first_ended() {
+            let ended = self.end(index);
+            self.stats.finished += 1;
+            self.finished.push(ended);
+        }
+        while self.script.front().is_some_and(|(at, _)| *at <= self.now) {
+            if let Some((_, change)) = self.script.pop_front() {
+                self.change(&change);
+            }
+        }
+        if self.next_tick <= self.now {
+            self.tick();
+            self.next_tick = self.next_tick.after(self.spec.throttle_period);
+        }
+        for domain in &mut self.domains {
+            domain.advance(self.now);
+        }
+        self.refresh();
+    }
+
+    fn first_ended(&self) -> Option<usize> {
+        let ended = |(_, run): &(usize, &Run)| run.ends() <= self.now;
+        let runs = self.runs.iter().enumerate().filter(ended);
+        runs.min_by_key(|(_, run)| (run.ends(), run.id)).map(|(index, _)| index)
+    }
+
+    fn end(&mut self, index: usize) -> Finished {
+        let run = self.runs.swap_remove(index);
+        Finished {
+            run: run.id,
+            unit: run.unit,
+            started: run.started,
+            finished: self.now,
+            energy: Microjoules::from_f64(run.energy_j * 1e6),
+            clock: self.unit_clock(run.unit).unwrap_or(Kilohertz::ZERO),
+        }
+    }
+
+    fn unit_clock(&self, unit: UnitId) -> Option<Kilohertz> {
+        let domain = self.spec.units[unit.index()].domain?;
+        Some(self.domains[domain.index()].current())
+    }
+
+    /// Recomputes what depends on clocks and runs, at every event.
+    fn refresh(&mut self) {
+        for index in 0..self.domains.len() {
+            let id = DomainId::at(index);
+            let uses = |run: &Run| {
+                let unit = &self.spec.units[run.unit.index()];
+                unit.domain == Some(id) || unit.memory_domain == Some(id)
+            };
+            let busy = self.runs.iter().any(uses);
+            self.domains[index].set_busy(self.now, busy);
+        }
+        for index in 0..self.runs.len() {
+            let (seconds, activity) = self.pace(&self.runs[index]);
+            let run = &mut self.runs[index];
+            run.activity = activity;
+            if run.seconds.to_bits() != seconds.to_bits() {
+                if run.seconds > 0.0 {
+                    let done = self.now.since(run.since).as_secs_f64() / run.seconds;
+                    run.remaining = (run.remaining - done).max(0.0);
+                }
+                run.since = self.now;
+                run.seconds = seconds;
+            }
+        }
+        self.refresh_power();
+    }
+
+    /// Latency of a run under the present conditions, and the share of busy power it draws.
+    fn pace(&self, run: &Run) -> (f64, f64) {
+        let others = f64::from(u32::try_from(self.runs.len() - 1).unwrap_or(u32::MAX));
+        let slow = Slowdown {
+            compute: self.disturbance.compute * (1.0 + self.spec.contention.compute * others),
+            memory: self.disturbance.memory * (1.0 + self.spec.contention.memory * others),
+        };
+        let unit = &self.spec.units[run.unit.index()];
+        let clock = self.unit_clock(run.unit).map_or(1e6, Kilohertz::as_f64);
+        let memory = unit.memory_domain.map(|domain| &self.domains[domain.index()]);
+        let highest = memory.map_or(1.0, |domain| domain.highest().as_f64());
+        let present = memory.map_or(1.0, |domain| domain.current().as_f64());
+        let items = 1.0 + unit.marginal * f64::from(run.work.items - 1);
+        let (actual, unstalled) = match run.work.grid {
+            Some(grid) => {
+                let network = &self.spec.grids[usize::from(grid.0)];
+                // A grid without a memory domain to move along is read at its highest memory clock.
+                let top = network.memory_clock_or_highest(memory.map(|domain| domain.highest().as_f64()));
+                let at = if memory.is_some() { present } else { top };
+                (network.seconds(clock, at, slow), network.seconds(clock, top, Slowdown::NONE))
+            }
+            None => {
+                let scale = self.spec.work_scale;
+                let macs = run.work.macs as f64 * scale;
+                let bytes = run.work.traffic_bytes as f64 * scale;
+                let roofline = |memory_clock: f64| Roofline {
+                    compute_s: macs / (unit.macs_per_cycle(run.work.precision) * clock * 1e3),
+                    memory_s: bytes / (unit.bandwidth_gb_s * 1e9 * memory_clock / highest),
+                    p: unit.p,
+                };
+                (roofline(present).seconds(slow), roofline(highest).seconds(Slowdown::NONE))
+            }
+        };
+        let share = if actual > 0.0 { (unstalled / actual).min(1.0) } else { 1.0 };
+        let activity = self.spec.stall_power + (1.0 - self.spec.stall_power) * share;
+        ((unit.overhead_s + actual * items) * run.noise, activity)
+    }
+
+    fn refresh_power(&mut self) {
+        let spec = Arc::clone(&self.spec);
+        for (watts, rail) in self.cold_w.iter_mut().zip(&spec.rails) {
+            *watts = rail.base_w;
+        }
+        let gain = 1.0 + spec.conversion_loss;
+        for run in &mut self.runs {
+            run.watts = 0.0;
+        }
+        for load in &spec.loads {
+            match load.driver {
+                Driver::Domain(id) => {
+                    let domain = &self.domains[id.index()];
+                    let held = load.watts.at(domain.current().as_f64());
+                    self.cold_w[load.rail] += held;
+                    let above_lowest = held - load.watts.at(domain.lowest().as_f64());
+                    let owns = |run: &&mut Run| spec.units[run.unit.index()].domain == Some(id);
+                    for run in self.runs.iter_mut().filter(owns) {
+                        run.watts += above_lowest * gain;
+                    }
+                }
+                Driver::Unit(id) => {
+                    let clock = self.unit_clock(id).map_or(1e6, Kilohertz::as_f64);
+                    for run in self.runs.iter_mut().filter(|run| run.unit == id) {
+                        let busy = load.watts.at(clock) * run.activity;
+                        self.cold_w[load.rail] += busy;
+                        run.watts += busy * gain;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Power of each rail now, leakage included, W.
+    #[must_use]
+    pub fn rail_watts(&self) -> Vec<f64> {
+        (0..self.cold_w.len()).map(|rail| self.rail_w(rail)).collect()
+    }
+
+    /// Energy of each physical rail since power-on, J.
+    #[must_use]
+    pub fn rail_joules(&self) -> &[f64] {
+        &self.rail_j
+    }
+
+    fn rail_w(&self, rail: usize) -> f64 {
+        let spec = &self.spec.rails[rail];
+        // Leakage grows exponentially with temperature; bounded, as silicon that hot is off.
+        let exponent = ((self.heat.die_c - spec.leakage_at_c) / spec.leakage_e_fold_k).min(3.0);
+        self.cold_w[rail] + spec.leakage_w * exponent.exp()
+    }
+
+    /// Power through the board's input now, W.
+    #[must_use]
+    pub fn input_watts(&self) -> f64 {
+        let rails: f64 = (0..self.cold_w.len()).map(|rail| self.rail_w(rail)).sum();
+        rails * (1.0 + self.spec.conversion_loss) + self.extra_w
+    }
+
+    /// Temperatures of the die and the heatsink, true.
+    #[must_use]
+    pub const fn heat(&self) -> Heat {
+        self.heat
+    }
+
+    /// Puts both nodes at a temperature: the start of a comparison.
+    pub fn preheat(&mut self, heat: Heat) {
+        self.heat = heat;
+        self.stats.hottest = self.stats.hottest.max(self.hottest());
+    }
+
+    fn integrate(&mut self, until: Timestamp) {
+        let speedup = self.spec.thermal_speedup;
+        let longest = Nanos::from_secs_f64((self.spec.thermal.fast_tau_s / speedup / 10.0).clamp(1e-3, 0.5));
+        let mut from = self.now;
+        while from < until {
+            let to = from.after(longest).min(until);
+            let dt = to.since(from).as_secs_f64();
+            self.meter(to.since(from), dt);
+            let watts = self.draw_w;
+            let slow = self.sink_resistance();
+            self.heat.step(&self.spec.thermal, watts, self.ambient_c, slow, dt * speedup);
+            from = to;
+        }
+    }
+
+    fn meter(&mut self, span: Nanos, dt: f64) {
+        let blend = if self.spec.rail_average_s > 0.0 { (-dt / self.spec.rail_average_s).exp() } else { 0.0 };
+        let mut rails = 0.0;
+        for rail in 0..self.cold_w.len() {
+            let watts = self.rail_w(rail);
+            rails += watts;
+            self.rail_j[rail] += watts * dt;
+            self.shown_w[rail] = watts + (self.shown_w[rail] - watts) * blend;
+        }
+        let input = rails * (1.0 + self.spec.conversion_loss) + self.extra_w;
+        self.shown_input_w = input + (self.shown_input_w - input) * blend;
+        self.draw_w = input;
+        self.stats.rails_j += rails * dt;
+        self.stats.input_j += input * dt;
+        if let Some(battery) = self.spec.battery {
+            let full = battery.capacity_wh * 3600.0;
+            self.battery_j = (self.battery_j - (input - self.charger_w) * dt).clamp(0.0, full);
+        }
+        for run in &mut self.runs {
+            run.energy_j += run.watts * dt;
+        }
+        let hottest = self.hottest();
+        self.stats.hottest = self.stats.hottest.max(hottest);
+        if self.any_zone(|zone, c| c >= zone.passive.as_celsius()) {
+            self.stats.above_passive = self.stats.above_passive.saturating_add(span);
+        }
+        if self.any_zone(|zone, c| c >= zone.critical.as_celsius()) {
+            self.stats.above_critical = self.stats.above_critical.saturating_add(span);
+        }
+        if self.capped() {
+            self.stats.throttled = self.stats.throttled.saturating_add(span);
+        }
+    }
+
+    /// Power drawn from the battery now, W; negative while it charges.
+    #[must_use]
+    pub fn battery_draw_w(&self) -> f64 {
+        self.input_watts() - self.charger_w
+    }
+
+    fn sink_resistance(&self) -> f64 {
+        match self.spec.fan {
+            Some(fan) if self.fan_on && !self.fan_failed => fan.slow_k_per_w,
+            _ => self.spec.thermal.slow_k_per_w,
+        }
+    }
+
+    /// Whether the fan is turning.
+    #[must_use]
+    pub const fn fan_turns(&self) -> bool {
+        self.fan_on && !self.fan_failed
+    }
+
+    /// The true temperature of a zone, in degrees Celsius.
+    #[must_use]
+    pub fn zone_celsius(&self, zone: usize) -> f64 {
+        let spec = &self.spec.zones[zone];
+        self.heat.sink_c + spec.die_share * (self.heat.die_c - self.heat.sink_c) + spec.offset_k
+    }
+
+    fn hottest(&self) -> MilliCelsius {
+        let zones = (0..self.spec.zones.len()).map(|zone| self.zone_celsius(zone));
+        MilliCelsius::from_celsius(zones.fold(self.heat.die_c, f64::max))
+    }
+
+    fn any_zone(&self, test: impl Fn(&super::spec::PlantZone, f64) -> bool) -> bool {
+        self.spec.zones.iter().enumerate().any(|(index, zone)| test(zone, self.zone_celsius(index)))
+    }
+
+    fn capped(&self) -> bool {
+        self.domains.iter().any(Domain::capped)
+    }
+
+    fn near_trip(&self) -> bool {
+        self.any_zone(|zone, c| c >= zone.passive.as_celsius() - 5.0)
+    }
+
+    /// One round of the firmware's thermal control: at the critical trip the lowest clocks, at the passive
+    /// trip one operating point down, well below it one up; and the fan.
+    fn tick(&mut self) {
+        let (now, hysteresis) = (self.now, self.spec.throttle_hysteresis_k);
+        if let Some(fan) = self.spec.fan {
+            self.fan_on = self.heat.die_c >= if self.fan_on { fan.off_c } else { fan.on_c };
+        }
+        if self.any_zone(|zone, c| c >= zone.critical.as_celsius()) {
+            self.domains.iter_mut().for_each(|domain| domain.slam(now));
+        } else if self.any_zone(|zone, c| c >= zone.passive.as_celsius()) {
+            self.domains.iter_mut().for_each(|domain| domain.throttle(now));
+        } else if !self.any_zone(|zone, c| c >= zone.passive.as_celsius() - hysteresis) {
+            self.domains.iter_mut().filter(|domain| domain.capped()).for_each(|domain| domain.release(now));
+        }
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::AmbientC(celsius) => self.ambient_c = *celsius,
+            Change::FanFailed(failed) => self.fan_failed = *failed,
+            Change::ContentionCompute(factor) => self.disturbance.compute = *factor,
+            Change::ContentionMemory(factor) => self.disturbance.memory = *factor,
+            Change::TailProbability(share) => self.tail_probability = *share,
+            Change::ExtraPowerW(watts) => self.extra_w = *watts,
+            Change::ChargerW(watts) => self.charger_w = *watts,
+            Change::ActuationDelay(factor) => {
+                self.domains.iter_mut().for_each(|domain| domain.delay_factor = *factor);
+            }
+            Change::Sensor { sensor, failure: Some(failure) } => {
+                let active = Active::begin(failure, self.shown(*sensor));
+                self.faults.insert(*sensor, active);
+            }
+            Change::Sensor { sensor, failure: None } => {
+                self.faults.remove(sensor);
+            }
+            Change::Actuator { domain, fault } => {
+                if let Some(domain) = self.domains.get_mut(domain.index()) {
+                    domain.fault = *fault;
+                    domain.retarget(self.now);
+                }
+            }
+        }
+    }
+
+    fn draw_noise(&self, id: RunId) -> f64 {
+        let noise = self.spec.noise;
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z: f64 = StandardNormal.sample(&mut rng);
+        // Always three draws, so that a change of the tail's odds shifts no other run's noise.
+        let (odds, late): (f64, f64) = (rng.random(), rng.random());
+        let tail = if odds < self.tail_probability {
+            noise.tail_min + (noise.tail_max - noise.tail_min) * late
+        } else {
+            1.0
+        };
+        (noise.sigma * z).exp() * tail
+    }
+
+    /// State of a clock domain: the clock and the bounds in force, as the kernel shows them.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    #[must_use]
+    pub fn clock(&self, domain: DomainId) -> ClockState {
+        self.domains[domain.index()].state()
+    }
+
+    /// Writes one bound with the kernel's semantics: cpufreq clamps to its table, devfreq takes any value
+    /// (0 = no limit) and runs at the operating point below.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    pub fn write_bound(
+        &mut self,
+        now: Timestamp,
+        domain: DomainId,
+        bound: Bound,
+        clock: Kilohertz,
+    ) -> Result<(), WriteError> {
+        self.advance(now);
+        self.domains[domain.index()].write(now.max(self.now), bound, clock)
+    }
+
+    /// Writes both bounds and returns those in force, as an actuator would read them back.
+    ///
+    /// # Errors
+    /// As [`Plant::write_bound`].
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    pub fn set_bounds(
+        &mut self,
+        now: Timestamp,
+        domain: DomainId,
+        bounds: ClockBounds,
+    ) -> Result<ClockBounds, WriteError> {
+        self.write_bound(now, domain, Bound::Max, bounds.max)?;
+        self.write_bound(now, domain, Bound::Min, bounds.min)?;
+        let state = self.clock(domain);
+        Ok(ClockBounds { min: state.min, max: state.max })
+    }
+
+    /// The governor of a domain.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    #[must_use]
+    pub fn governor(&self, domain: DomainId) -> &str {
+        self.domains[domain.index()].governor()
+    }
+
+    /// Sets the governor of a domain.
+    ///
+    /// # Errors
+    /// [`WriteError::Invalid`] if the kernel does not offer it; as the kernel answers otherwise.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    pub fn set_governor(&mut self, now: Timestamp, domain: DomainId, name: &str) -> Result<(), WriteError> {
+        self.advance(now);
+        if !self.spec.domains[domain.index()].governors.iter().any(|offered| offered == name) {
+            return Err(WriteError::Invalid);
+        }
+        self.domains[domain.index()].set_governor(self.now, name)
+    }
+
+    /// Writes the speed that the `userspace` governor is to hold.
+    ///
+    /// # Errors
+    /// [`WriteError::Invalid`] under any other governor.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    pub fn set_speed(
+        &mut self,
+        now: Timestamp,
+        domain: DomainId,
+        clock: Kilohertz,
+    ) -> Result<(), WriteError> {
+        self.advance(now);
+        self.domains[domain.index()].set_speed(self.now, clock)
+    }
+}
