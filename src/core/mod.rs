@@ -3,5 +3,6 @@
 pub mod catalog;
 pub mod energy;
 pub mod event;
+pub mod fit;
 pub mod plan;
 pub mod thermal;
