@@ -316,6 +316,9 @@ pub struct RawClass {
     /// Least accuracy, 0 to 1.
     #[serde(default)]
     pub min_accuracy: f64,
+    /// Accuracy to give while the budgets allow, 0 to 1.
+    #[serde(default)]
+    pub accuracy_target: Option<f64>,
     /// Lower is more urgent.
     #[serde(default = "default_priority")]
     pub priority: u32,
@@ -349,6 +352,7 @@ impl RawClass {
             name: "default".to_owned(),
             latency_ms: default_latency_ms(),
             min_accuracy: 0.0,
+            accuracy_target: None,
             priority: default_priority(),
             energy_per_request_mj: None,
             power_w: None,

@@ -315,6 +315,7 @@ impl Check<'_, '_> {
         }
         let latency_ms = self.number(&key("latency_ms"), raw.latency_ms, 0.01..=3_600_000.0, "ms");
         let accuracy = self.number(&key("min_accuracy"), raw.min_accuracy, 0.0..=1.0, "as a fraction");
+        let target = self.optional(&key("accuracy_target"), raw.accuracy_target, 0.0..=1.0, "as a fraction");
         let energy_key = key("energy_per_request_mj");
         let energy_mj = self.optional(&energy_key, raw.energy_per_request_mj, 0.001..=1e9, "mJ");
         let power_w = self.optional(&key("power_w"), raw.power_w, 0.001..=10_000.0, "W");
@@ -322,6 +323,7 @@ impl Check<'_, '_> {
             name: raw.name.clone(),
             latency: Nanos::from_secs_f64(latency_ms / 1e3),
             min_accuracy: Ppm::from_fraction(accuracy),
+            accuracy_target: target.map(Ppm::from_fraction),
             priority: raw.priority,
             energy_per_request: energy_mj.map(|mj| Microjoules::from_f64(mj * 1e3)),
             power: power_w.map(Microwatts::from_watts),

@@ -12,6 +12,7 @@ pub mod energy;
 pub mod estimate;
 pub mod event;
 mod lanes;
+pub mod fit;
 pub mod plan;
 pub mod queue;
 pub mod residency;

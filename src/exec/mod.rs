@@ -4,6 +4,10 @@
 //! tensors, whose bytes live in buffers that can be handed over, and messages that can be sent.
 
 pub mod sim;
+pub mod cache;
+pub mod lane;
+pub mod ort;
+pub mod profile;
 
 use crate::core::catalog::VariantId;
 use crate::core::event::BatchId;
@@ -201,4 +205,11 @@ pub trait Executor: Send {
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError>;
     /// A handle that cancels this executor's runs.
     fn canceller(&self) -> Arc<dyn Cancel>;
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("(no message)"))
 }
