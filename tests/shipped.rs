@@ -1,0 +1,66 @@
+//! The files that come with the project are what the code expects.
+
+use std::path::{Path, PathBuf};
+use wattd::model::{ModelStore, Sample};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `dir` with the extension.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_toml_file_under_config_is_toml() {
+    let files = files(&root().join("config"), "toml");
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if let Err(e) = text.parse::<toml::Table>() {
+            panic!("{}: {e}", file.display());
+        }
+    }
+}
+
+/// The desktop file needs nothing of the machine: it loads as it stands.
+#[test]
+fn the_desktop_configuration_loads() {
+    let file = root().join("config/desktop.toml");
+    let config = wattd::config::Config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.models.dirs, [root().join("config/models")]);
+}
+
+/// Every shipped model folder is sound: hashes, sizes, sample.
+#[test]
+fn every_shipped_model_is_sound() {
+    let dir = root().join("config/models");
+    let manifests = files(&root().join("config"), "toml");
+    let expected = manifests.iter().filter(|file| file.ends_with("model.toml")).count();
+    if expected == 0 {
+        return; // A checkout without the models.
+    }
+    let (models, problems) = ModelStore::open(&[dir]);
+    assert_eq!(problems, []);
+    assert_eq!(models.len(), expected);
+    for model in &models {
+        assert!(model.variants().len() >= 3, "{} is no ladder", model.name);
+        assert_eq!(model.variants()[0].parent, None, "{}: the reference comes first", model.name);
+        let sample = Sample::read(model).unwrap_or_else(|problem| panic!("{problem}"));
+        assert!(sample.is_some_and(|sample| sample.len() >= 100), "{} has no sample", model.name);
+    }
+}
