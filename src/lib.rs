@@ -9,6 +9,7 @@ pub mod api;
 pub mod board;
 pub mod config;
 pub mod core;
+pub mod ctl;
 pub mod exec;
 pub mod journal;
 pub mod model;

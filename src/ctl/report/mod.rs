@@ -1,0 +1,34 @@
+//! What a run came to: the table that compares runs, and the timeline picture.
+
+mod canvas;
+mod chart;
+mod headline;
+pub mod png;
+mod series;
+mod style;
+pub mod table;
+pub mod tally;
+
+pub use canvas::DrawError;
+pub use chart::svg;
+
+use crate::ctl::record::Run;
+use tally::Tally;
+
+/// A run with its sums.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// The record.
+    pub run: Run,
+    /// Its sums.
+    pub tally: Tally,
+}
+
+impl Compared {
+    /// Adds a record up.
+    #[must_use]
+    pub fn new(run: Run) -> Self {
+        let tally = Tally::of(&run);
+        Self { run, tally }
+    }
+}
