@@ -1,5 +1,7 @@
 //! The files that come with the project are what the code expects.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::path::{Path, PathBuf};
 use wattd::model::{ModelStore, Sample};
 

@@ -13,7 +13,7 @@ fn context() -> Context<'static> {
     Context {
         now: jiff::civil::date(2026, 7, 1).at(16, 30, 0, 0).to_zoned_datetime(zone).unwrap(),
         user_id: &|name| (name == "camera").then_some(1001),
-        group_id: &|name| (name == "wattd").then_some(990),
+        group_id: &|name| (name == "wattd-clients").then_some(990),
     }
 }
 
@@ -85,9 +85,9 @@ fn the_installed_file_is_valid_and_says_the_defaults() {
     // the package makes.
     assert_eq!(config.board.file, defaults.board.file);
     raw.board.file = defaults.board.file.clone();
-    assert_eq!(raw.socket.group.take().as_deref(), Some("wattd"));
+    assert_eq!(raw.socket.group.take().as_deref(), Some("wattd-clients"));
     assert_eq!(raw, defaults);
-    assert_eq!(config.socket.group, Some(Group { name: "wattd".into(), gid: 990 }));
+    assert_eq!(config.socket.group, Some(Group { name: "wattd-clients".into(), gid: 990 }));
     assert_eq!(config.socket.mode, 0o660);
 }
 

@@ -3,11 +3,11 @@
 //! The boundary is ready for lanes that are processes: it shares nothing with the daemon but a batch's
 //! tensors, whose bytes live in buffers that can be handed over, and messages that can be sent.
 
-pub mod sim;
 pub mod cache;
 pub mod lane;
 pub mod ort;
 pub mod profile;
+pub mod sim;
 
 use crate::core::catalog::VariantId;
 use crate::core::event::BatchId;

@@ -1,1 +1,13 @@
-//! What an operator sees: metrics, logs, and the mapping from effects to both.
+//! What can be seen from outside: metrics and logs.
+//!
+//! An [`Observer`] watches the core's events and effects; [`logging`] sets up the process's log.
+
+mod effects;
+pub mod logging;
+pub mod metrics;
+pub mod names;
+mod notes;
+
+pub use effects::{Names, Observer};
+pub use metrics::{Page, Registry};
+pub use names::{Kind, Metric};

@@ -165,8 +165,9 @@ fn probe(path: &Path) -> Result<String, String> {
     // environment, set-up, system), who thereby trusts it with the process, as with any shared library.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| chain(&error))?;
     // SAFETY: `OrtGetApiBase` has had this signature in every ONNX Runtime.
-    let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
-        .map_err(|_| "is a library, but not ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
+    let entry =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
+            .map_err(|_| "is a library, but not ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
     // SAFETY: the entry point takes nothing and returns a pointer to static data, or null.
     let base = unsafe { entry().as_ref() }.ok_or("OrtGetApiBase returned null")?;
     // SAFETY: per its documentation a null-terminated UTF-8 string that lives as long as the library.

@@ -323,7 +323,10 @@ fn check_placement(session: &Session, unit: &ExecUnit) -> Result<(), String> {
     let here = nodes.get(&unit.provider).copied().unwrap_or(0);
     let all: usize = nodes.values().sum();
     if here == 0 {
-        return Err(format!("`{}` takes none of the graph's nodes: they would run on {nodes:?}", unit.provider));
+        return Err(format!(
+            "`{}` takes none of the graph's nodes: they would run on {nodes:?}",
+            unit.provider
+        ));
     }
     if here < all {
         tracing::warn!(unit = %unit.name, ?nodes, "part of the graph runs outside the unit's provider");
