@@ -9,15 +9,15 @@ use std::time::Duration;
 /// Exit codes: 0 it worked, 1 it did not, 2 the arguments or a file given to it make no sense.
 #[derive(Debug, Parser)]
 #[command(name = "wattctl", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Show the daemon's state: sensors, clocks, units, budgets, counters.
     Status(StatusArgs),
     /// Show the models with their variants, and how each fares on each unit.
@@ -39,183 +39,183 @@ pub enum Command {
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
-pub struct SocketArg {
+pub(crate) struct SocketArg {
     /// The daemon's socket.
     #[arg(long, value_name = "PATH", env = "WATTD_SOCKET", default_value = "/run/wattd/wattd.sock")]
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 /// A question to the daemon.
 #[derive(Debug, Args)]
-pub struct AskArgs {
+pub(crate) struct AskArgs {
     /// Where the daemon is.
     #[command(flatten)]
-    pub at: SocketArg,
+    pub(crate) at: SocketArg,
     /// Print JSON.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// The question.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub(crate) ask: AskArgs,
     /// Print it again every second until interrupted.
     #[arg(long)]
-    pub watch: bool,
+    pub(crate) watch: bool,
 }
 
 /// `infer`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("from").required(true).args(["input", "sample"]))]
-pub struct InferArgs {
+pub(crate) struct InferArgs {
     /// The model.
-    pub model: String,
+    pub(crate) model: String,
     /// An input from a NumPy file, with the batch as its first dimension; once for each input.
     #[arg(long, value_name = "NAME=FILE.npy")]
-    pub input: Vec<String>,
+    pub(crate) input: Vec<String>,
     /// Item N of the model's labelled sample.
     #[arg(long, value_name = "N")]
-    pub sample: Option<usize>,
+    pub(crate) sample: Option<usize>,
     /// Folder of models that the sample is read from [default: where the daemon has them].
     #[arg(long, value_name = "DIR")]
-    pub models: Option<PathBuf>,
+    pub(crate) models: Option<PathBuf>,
     /// Wishes.
     #[command(flatten)]
-    pub wishes: WishArgs,
+    pub(crate) wishes: WishArgs,
     /// The question.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// What a request may ask for.
 #[derive(Debug, Args)]
-pub struct WishArgs {
+pub(crate) struct WishArgs {
     /// Time until the answer must be there [default: the class's].
     #[arg(long, value_name = "MS")]
-    pub deadline_ms: Option<f64>,
+    pub(crate) deadline_ms: Option<f64>,
     /// Least accuracy, 0 to 1 [default: the class's].
     #[arg(long, value_name = "SHARE")]
-    pub min_accuracy: Option<f64>,
+    pub(crate) min_accuracy: Option<f64>,
     /// Most energy in millijoules [default: the class's].
     #[arg(long, value_name = "MJ")]
-    pub max_energy_mj: Option<f64>,
+    pub(crate) max_energy_mj: Option<f64>,
     /// Only this variant.
     #[arg(long, value_name = "NAME")]
-    pub variant: Option<String>,
+    pub(crate) variant: Option<String>,
     /// The class of the daemon's configuration that applies.
     #[arg(long, value_name = "NAME")]
-    pub class: Option<String>,
+    pub(crate) class: Option<String>,
 }
 
 /// `load`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["scenario", "model"]))]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// A scenario file; `config/scenarios/` has commented ones.
     #[arg(long, value_name = "FILE")]
-    pub scenario: Option<PathBuf>,
+    pub(crate) scenario: Option<PathBuf>,
     /// Load one model instead, as the following flags say.
     #[arg(long, value_name = "NAME")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Requests a second, evenly spaced (open loop).
     #[arg(long, value_name = "HZ", conflicts_with_all = ["clients", "scenario"])]
-    pub rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// With --rate: at random moments instead.
     #[arg(long, requires = "rate")]
-    pub poisson: bool,
+    pub(crate) poisson: bool,
     /// Clients that send as soon as they are answered (closed loop) [default: 1].
     #[arg(long, value_name = "N", conflicts_with = "scenario")]
-    pub clients: Option<u32>,
+    pub(crate) clients: Option<u32>,
     /// With --rate: most unanswered requests; further ones wait while their latency runs [default: 64].
     #[arg(long, value_name = "N", requires = "rate")]
-    pub outstanding: Option<u32>,
+    pub(crate) outstanding: Option<u32>,
     /// Length of the run, such as `30s`, `5m`.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", conflicts_with = "scenario")]
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// Items in a request.
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "scenario")]
-    pub batch: u32,
+    pub(crate) batch: u32,
     /// Wishes.
     #[command(flatten)]
-    pub wishes: WishArgs,
+    pub(crate) wishes: WishArgs,
     /// Stretch all times of the scenario by this factor, for quick trials.
     #[arg(long, value_name = "FACTOR", requires = "scenario")]
-    pub stretch: Option<f64>,
+    pub(crate) stretch: Option<f64>,
     /// Seed of arrivals and choice of inputs.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Folder of models whose samples are sent [default: where the daemon has them].
     #[arg(long, value_name = "DIR")]
-    pub models: Option<PathBuf>,
+    pub(crate) models: Option<PathBuf>,
     /// Record everything to this file, for `report`.
     #[arg(long, value_name = "FILE.jsonl")]
-    pub record: Option<PathBuf>,
+    pub(crate) record: Option<PathBuf>,
     /// No progress bar.
     #[arg(long, short)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// The question.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `report`.
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// The record to report.
     #[arg(value_name = "RUN.jsonl")]
-    pub run: PathBuf,
+    pub(crate) run: PathBuf,
     /// The record to compare it with.
     #[arg(value_name = "BASELINE.jsonl")]
-    pub baseline: Option<PathBuf>,
+    pub(crate) baseline: Option<PathBuf>,
     /// Write the timeline picture as SVG.
     #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
+    pub(crate) svg: Option<PathBuf>,
     /// Write the timeline picture as PNG.
     #[arg(long, value_name = "FILE")]
-    pub png: Option<PathBuf>,
+    pub(crate) png: Option<PathBuf>,
     /// Pixels of the PNG per unit of the SVG, which is 1200 wide.
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
-    pub png_scale: f32,
+    pub(crate) png_scale: f32,
     /// Print JSON instead of a table.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `profile`.
 #[derive(Debug, Args)]
-pub struct ProfileArgs {
+pub(crate) struct ProfileArgs {
     /// Only this model.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Longest time to wait for the result.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// The question.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The configuration file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 /// `generate`.
 #[derive(Debug, Args)]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     /// What to write.
-    pub what: Generated,
+    pub(crate) what: Generated,
     /// The folder to write it to.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// What can be generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Generated {
+pub(crate) enum Generated {
     /// A man page for wattctl and each of its commands.
     Man,
     /// Completions for bash, zsh and fish.

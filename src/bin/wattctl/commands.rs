@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 type Done = Result<(), Failure>;
 
 /// Does what the command line says.
-pub fn run(cli: Cli) -> Done {
+pub(crate) fn run(cli: Cli) -> Done {
     match cli.command {
         Command::Report(args) => report(&args),
         Command::Check(args) => check(&args),

@@ -130,3 +130,80 @@ impl Inputs for SampleInputs {
         (count(labels.len()), count(right))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+    use std::fs;
+
+    /// A `.npy` file of one-byte numbers.
+    fn npy(shape: &str, data: &[u8]) -> Vec<u8> {
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [b"\x93NUMPY\x01\x00".as_slice(), &length, header.as_bytes(), data].concat()
+    }
+
+    /// The model `tiny` of the store's tests with three items, labelled 0, 1 and 2.
+    fn models() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = folder.path().join("tiny");
+        fs::create_dir_all(tiny.join("sample")).unwrap();
+        fs::write(tiny.join("model.toml"), include_str!("../../model/testdata/model.toml")).unwrap();
+        fs::write(tiny.join("big.onnx"), "bigger").unwrap();
+        fs::write(tiny.join("small.onnx"), "smallness").unwrap();
+        fs::write(tiny.join("sample/x.npy"), npy("(3, 2, 1)", &[0, 0, 1, 1, 2, 2])).unwrap();
+        fs::write(tiny.join("sample/labels.npy"), npy("(3,)", &[0, 1, 2])).unwrap();
+        folder
+    }
+
+    fn tiny(folder: Option<PathBuf>) -> ModelStatus {
+        ModelStatus { name: "tiny".into(), folder, ..ModelStatus::default() }
+    }
+
+    fn logits(items: usize, values: &[f32]) -> Vec<NamedTensor> {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = vec![items, 3];
+        let tensor = Tensor { dtype: crate::exec::DataType::Fp32, shape, data: data.into() };
+        vec![NamedTensor { name: "y".into(), tensor }]
+    }
+
+    #[test]
+    fn items_come_with_their_labels_and_are_scored_against_them() {
+        let folder = models();
+        let inputs = SampleInputs::open(&tiny(Some(folder.path().join("tiny"))), None, 2).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut firsts = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let picked = inputs.pick(&mut rng, 2);
+            assert_eq!(
+                (picked.inputs[0].name.as_str(), &picked.inputs[0].tensor.shape[..]),
+                ("x", &[2, 2, 1][..])
+            );
+            // The test data hold the label in every byte of the item.
+            assert_eq!(f64::from(picked.inputs[0].tensor.data[0]), picked.labels[0]);
+            assert_eq!(f64::from(picked.inputs[0].tensor.data[2]), picked.labels[1]);
+            firsts.insert(picked.inputs[0].tensor.data[0]);
+        }
+        assert_eq!(firsts.len(), 2, "both places where two items fit are picked (seed 3)");
+        let picked = inputs.items(1, 2);
+        // Item 1: class 1 wins, right; item 2: class 0 wins, wrong.
+        assert_eq!(inputs.score(&logits(2, &[0.0, 5.0, 1.0, 9.0, 0.0, 1.0]), &picked.labels), (2, 1));
+        assert_eq!(inputs.score(&[], &picked.labels), (2, 0), "no output is no right answer");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let folder = models();
+        let open = |model: &ModelStatus, items| {
+            SampleInputs::open(model, Some(folder.path()), items).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(open(&tiny(None), 4).contains("4 items is asked for, but the sample has 3"));
+        let other = ModelStatus { name: "other".into(), ..ModelStatus::default() };
+        assert!(open(&other, 1).contains("no model other there"));
+        let error = SampleInputs::open(&tiny(None), None, 1).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("name the folder of models with --models DIR"), "{error}");
+        fs::remove_file(folder.path().join("tiny/sample/labels.npy")).unwrap();
+        assert!(open(&tiny(None), 1).contains("labels.npy"));
+    }
+}
