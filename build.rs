@@ -11,6 +11,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut messages = tonic_prost_build::Config::new();
     // Tensors stay where the transport put them; maps are small and come out in a fixed order.
     messages.bytes(["."]).btree_map(["."]);
-    tonic_prost_build::configure().compile_fds_with_config(descriptors, messages)?;
+    tonic_prost_build::configure().build_server(false).compile_fds_with_config(descriptors, messages)?;
     Ok(())
 }

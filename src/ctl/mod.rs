@@ -1,7 +1,9 @@
 //! The operator's tool, apart from its arguments: what `wattctl` shows, asks, loads and reports.
 
-pub mod http;
+pub mod ask;
 pub mod load;
 pub mod record;
 pub mod report;
+pub mod rpc;
+pub mod show;
 pub mod status;

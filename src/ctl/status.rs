@@ -266,6 +266,8 @@ pub struct ModelStatus {
     pub variants: Vec<VariantStatus>,
     /// Why the whole model cannot be served.
     pub problem: Option<String>,
+    /// Whether some of its variants are being measured, or are waiting for it.
+    pub profiling: bool,
 }
 
 /// One variant of a model.

@@ -136,6 +136,35 @@ pub struct Scenario {
     pub notes: Vec<Note>,
 }
 
+/// One application as flags give it; the keys mean the same as in a scenario file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SimpleFlags {
+    /// The model.
+    pub model: String,
+    /// Length of the run.
+    pub seconds: f64,
+    /// Requests a second; `None` = closed loop.
+    pub rate_hz: Option<f64>,
+    /// Open loop at random moments instead of evenly spaced ones.
+    pub poisson: bool,
+    /// Clients of the closed loop.
+    pub clients: Option<u32>,
+    /// Most unanswered requests of the open loop.
+    pub outstanding: Option<u32>,
+    /// Deadline.
+    pub deadline_ms: Option<f64>,
+    /// Least accuracy.
+    pub min_accuracy: Option<f64>,
+    /// Most energy of a request.
+    pub max_energy_mj: Option<f64>,
+    /// Only this variant.
+    pub variant: Option<String>,
+    /// Class.
+    pub class: Option<String>,
+    /// Items in a request.
+    pub batch: u32,
+}
+
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
@@ -214,9 +243,34 @@ impl Scenario {
     /// A scenario of one application, from command-line flags.
     ///
     /// # Errors
-    /// If the flags make no sense.
-    pub fn simple(app: App) -> Result<Self, ScenarioError> {
-        let title = format!("load on {}", app.model);
+    /// If the flags make no sense; named as in a scenario file.
+    pub fn simple(flags: SimpleFlags) -> Result<Self, ScenarioError> {
+        let raw = RawApp {
+            name: flags.model.clone(),
+            start_s: 0.0,
+            end_s: flags.seconds,
+            arrival: match (flags.rate_hz, flags.poisson) {
+                (None, _) => ArrivalKind::Closed,
+                (Some(_), true) => ArrivalKind::Poisson,
+                (Some(_), false) => ArrivalKind::Periodic,
+            },
+            rate_hz: flags.rate_hz,
+            clients: flags.clients,
+            outstanding: flags.outstanding,
+            deadline_ms: flags.deadline_ms,
+            min_accuracy: flags.min_accuracy,
+            max_energy_mj: flags.max_energy_mj,
+            variant: flags.variant,
+            class: flags.class,
+            batch: flags.batch,
+            model: flags.model,
+        };
+        let title = format!("Load on {}", raw.model);
+        let app = raw.validate().map_err(|(key, message)| ScenarioError::Value {
+            origin: "command line".to_owned(),
+            key: key.to_owned(),
+            message,
+        })?;
         Ok(Self { title, apps: vec![app], notes: Vec::new() })
     }
 
@@ -428,6 +482,18 @@ mod tests {
         let one = "[[app]]\nname = \"a\"\nmodel = \"m\"\nend_s = 1\narrival = \"closed\"\n";
         let error = Scenario::parse(&format!("title = \"t\"\n{one}{one}"), "x").unwrap_err();
         assert!(error.to_string().contains("used twice"), "{error}");
+    }
+
+    #[test]
+    fn flags_mean_what_the_keys_mean() {
+        let flags = SimpleFlags { model: "m".into(), seconds: 30.0, batch: 1, ..SimpleFlags::default() };
+        let closed = Scenario::simple(SimpleFlags { clients: Some(4), ..flags.clone() }).unwrap();
+        assert_eq!((closed.apps[0].arrival, closed.apps[0].outstanding), (Arrival::Closed(4), 4));
+        let open =
+            Scenario::simple(SimpleFlags { rate_hz: Some(15.0), poisson: true, ..flags.clone() }).unwrap();
+        assert_eq!(open.apps[0].arrival, Arrival::Poisson(15.0));
+        let error = Scenario::simple(SimpleFlags { seconds: f64::NAN, ..flags }).unwrap_err().to_string();
+        assert!(error.starts_with("command line: end_s: NaN is not within"), "{error}");
     }
 
     #[test]

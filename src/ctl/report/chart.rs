@@ -15,14 +15,14 @@ type Drawn = Result<(), DrawError>;
 /// Clock domains that get a panel.
 const CLOCKS: usize = 2;
 const HEAD: f64 = 224.0;
-const GAP: f64 = 40.0;
+const GAP: f64 = 37.0;
 /// Height of the figures of each run in the heading.
 const FIGURES: [f64; 2] = [122.0, 147.0];
-const TEMPERATURE_HIGH: f64 = 160.0;
-const POWER_HIGH: f64 = 110.0;
-const CLOCK_HIGH: f64 = 62.0;
-const SHORTFALL_HIGH: f64 = 54.0;
-const STRIP_HIGH: f64 = 30.0;
+const TEMPERATURE_HIGH: f64 = 150.0;
+const POWER_HIGH: f64 = 92.0;
+const CLOCK_HIGH: f64 = 56.0;
+const SHORTFALL_HIGH: f64 = 52.0;
+const STRIP_HIGH: f64 = 28.0;
 const STRIP_GAP: f64 = 4.0;
 const LEGEND_ROW: f64 = 15.0;
 const FOOT: f64 = 66.0;

@@ -22,13 +22,13 @@ pub(super) fn subtitle(compared: &[Compared]) -> String {
         format!("{kind}{}", label.board)
     });
     let policies: Vec<&str> = compared.iter().map(|one| words(&one.tally.label)).collect();
-    format!("{}, on a {board} board", policies.join("  against  "))
+    format!("{} on a {board}", policies.join(" against "))
 }
 
 const fn words(label: &RunLabel) -> &'static str {
     match label.objective {
-        crate::core::energy::Objective::LeastEnergy => "wattd: least energy that keeps every promise",
-        crate::core::energy::Objective::Performance => "performance: largest variant, highest clock",
+        crate::core::energy::Objective::LeastEnergy => "wattd (least energy that keeps the promises)",
+        crate::core::energy::Objective::Performance => "performance (largest variant, highest clock)",
     }
 }
 

@@ -32,3 +32,6 @@ impl Compared {
         Self { run, tally }
     }
 }
+
+#[cfg(test)]
+mod tests;

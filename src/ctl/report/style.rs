@@ -3,7 +3,7 @@
 use plotters::style::RGBColor;
 
 pub(super) const WIDTH: f64 = 1200.0;
-pub(super) const LEFT: f64 = 92.0;
+pub(super) const LEFT: f64 = 100.0;
 pub(super) const RIGHT: f64 = 1052.0;
 
 pub(super) const PAPER: RGBColor = RGBColor(255, 255, 255);

@@ -1,0 +1,271 @@
+//! System shared memory: tensors by reference instead of by wire.
+//!
+//! A region is a POSIX shared memory object that belongs to the client's own user. It is opened once,
+//! at registration, and read and written with `pread` and `pwrite` only: never mapped, because a client
+//! that shrinks a mapped object kills the process that touches it (SIGBUS), and one that writes while
+//! it is validated makes checked data unchecked. Regions belong to one connection; what another one
+//! registered is as unknown as what nobody did. Errors name regions as the client did, never objects.
+
+use super::backend::Peer;
+use super::params::clip;
+use super::request::Reference;
+use super::status::ApiError;
+use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::mman::shm_open;
+use nix::sys::stat::{Mode, SFlag, fstat};
+use parking::Slots;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Longest name of a region or object.
+const LONGEST_NAME: usize = 255;
+
+/// A registered region.
+#[derive(Debug)]
+pub(super) struct Region {
+    file: File,
+    writable: bool,
+    key: String,
+    offset: u64,
+    size: u64,
+}
+
+/// A region as its status shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RegionStatus {
+    pub(super) name: String,
+    pub(super) key: String,
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
+/// The regions of one connection.
+#[derive(Debug)]
+pub(super) struct Regions {
+    most: usize,
+    known: Mutex<BTreeMap<String, Arc<Region>>>,
+    buffers: Arc<Slots>,
+}
+
+impl Regions {
+    /// No regions yet, and never more than `most`.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, known: Mutex::default(), buffers: Arc::default() }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Region>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens an object of the client's and makes it known as `name`.
+    pub(super) fn register(
+        &self,
+        peer: &Peer,
+        name: &str,
+        key: &str,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), ApiError> {
+        if name.is_empty() || name.len() > LONGEST_NAME {
+            return Err(refused(format!(
+                "a region's name has 1 to {LONGEST_NAME} bytes, not {}",
+                name.len()
+            )));
+        }
+        let mut known = self.known();
+        if known.contains_key(name) {
+            return Err(refused(format!("region {:?} is registered already", clip(name))));
+        }
+        if known.len() >= self.most {
+            let message = format!("this connection has registered {} regions, as many as it may", self.most);
+            return Err(ApiError::new(tonic::Code::ResourceExhausted, "shared_memory", message));
+        }
+        let region = Region::open(peer, name, key, offset, size)?;
+        known.insert(name.to_owned(), Arc::new(region));
+        Ok(())
+    }
+
+    /// Forgets one region, or all of them if the name is empty. Forgetting an unknown one is no error.
+    pub(super) fn unregister(&self, name: &str) {
+        let mut known = self.known();
+        if name.is_empty() { known.clear() } else { drop(known.remove(name)) }
+    }
+
+    /// One region, or all of them if the name is empty.
+    pub(super) fn status(&self, name: &str) -> Result<Vec<RegionStatus>, ApiError> {
+        let known = self.known();
+        if !name.is_empty() && !known.contains_key(name) {
+            return Err(unknown(name));
+        }
+        let asked = known.iter().filter(|(key, _)| name.is_empty() || key.as_str() == name);
+        let show = |(name, region): (&String, &Arc<Region>)| RegionStatus {
+            name: name.clone(),
+            key: region.key.clone(),
+            offset: region.offset,
+            size: region.size,
+        };
+        Ok(asked.map(show).collect())
+    }
+
+    /// The region that a tensor refers to, with the place of the tensor in the object.
+    pub(super) fn resolve(&self, tensor: &str, reference: &Reference) -> Result<Place, ApiError> {
+        let region =
+            self.known().get(&reference.region).cloned().ok_or_else(|| unknown(&reference.region))?;
+        let end = reference.offset.checked_add(reference.size).filter(|&end| end <= region.size);
+        let start = region.offset.checked_add(reference.offset);
+        let (Some(_), Some(start)) = (end, start) else {
+            let Reference { region: name, offset, size } = reference;
+            let has = region.size;
+            let message = format!(
+                "{tensor}: {size} bytes at {offset} lie outside region {:?} of {has} bytes",
+                clip(name)
+            );
+            return Err(refused(message));
+        };
+        Ok(Place { region, start, name: reference.region.clone(), buffers: Arc::clone(&self.buffers) })
+    }
+}
+
+fn refused(message: String) -> ApiError {
+    ApiError::new(tonic::Code::InvalidArgument, "shared_memory", message)
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::not_found(
+        "shared_memory",
+        format!("region {:?} is not registered on this connection", clip(name)),
+    )
+}
+
+impl Region {
+    fn open(peer: &Peer, name: &str, key: &str, offset: u64, size: u64) -> Result<Self, ApiError> {
+        let Some(owner) = peer.uid else {
+            let message = "shared memory needs the Unix socket: over TCP it is not known whose it would be";
+            return Err(ApiError::new(tonic::Code::FailedPrecondition, "shared_memory", message));
+        };
+        // One answer to all: whether an object of someone else's exists is none of the client's business.
+        let missing = || {
+            let message = format!(
+                "region {:?}: no shared memory object of that key that this user owns and the daemon may open",
+                clip(name)
+            );
+            ApiError::not_found("shared_memory", message)
+        };
+        let object = key.strip_prefix('/').unwrap_or(key);
+        if object.is_empty()
+            || object.len() > LONGEST_NAME
+            || object.contains(['/', '\0'])
+            || object.starts_with('.')
+        {
+            return Err(missing());
+        }
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let open = |mode| shm_open(format!("/{object}").as_str(), mode | flags, Mode::empty());
+        let (fd, writable) = match open(OFlag::O_RDWR) {
+            Err(Errno::EACCES) => (open(OFlag::O_RDONLY), false),
+            other => (other, true),
+        };
+        let file = File::from(fd.map_err(|_| missing())?);
+        let stat = fstat(&file).map_err(|_| missing())?;
+        let regular = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        if stat.st_uid != owner || !regular {
+            return Err(missing());
+        }
+        let has = u64::try_from(stat.st_size).unwrap_or(0);
+        if size == 0 || offset.checked_add(size).is_none_or(|end| end > has) {
+            let message = format!(
+                "region {:?}: {size} bytes at {offset} lie outside the object's {has} bytes",
+                clip(name)
+            );
+            return Err(refused(message));
+        }
+        Ok(Self { file, writable, key: key.to_owned(), offset, size })
+    }
+}
+
+/// Where a tensor lies in shared memory.
+#[derive(Debug)]
+pub(super) struct Place {
+    region: Arc<Region>,
+    start: u64,
+    name: String,
+    buffers: Arc<Slots>,
+}
+
+impl Place {
+    /// Reads the tensor into private memory. Blocks for as long as a copy takes.
+    pub(super) fn read(&self, bytes: usize) -> Result<Bytes, ApiError> {
+        let mut buffer = self.buffers.take(bytes);
+        self.region.file.read_exact_at(&mut buffer, self.start).map_err(|_| self.shrunk())?;
+        Ok(self.buffers.lend(buffer))
+    }
+
+    /// Writes an output. Blocks for as long as a copy takes.
+    pub(super) fn write(&self, data: &[u8]) -> Result<(), ApiError> {
+        if !self.region.writable {
+            return Err(refused(format!("region {:?}: the daemon may not write to it", clip(&self.name))));
+        }
+        self.region.file.write_all_at(data, self.start).map_err(|_| self.shrunk())
+    }
+
+    fn shrunk(&self) -> ApiError {
+        refused(format!("region {:?} is smaller than it was when it was registered", clip(&self.name)))
+    }
+}
+
+/// Buffers that outlive their tensors, so that large inputs do not fault in fresh pages every time.
+mod parking {
+    use super::{Arc, Bytes, BytesMut, Mutex, PoisonError};
+
+    /// Buffers kept per connection.
+    const MOST: usize = 4;
+    /// Smaller ones are not worth keeping.
+    const LEAST: usize = 64 * 1024;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Slots(Mutex<Vec<BytesMut>>);
+
+    struct Lent {
+        buffer: BytesMut,
+        slots: Arc<Slots>,
+    }
+
+    impl AsRef<[u8]> for Lent {
+        fn as_ref(&self) -> &[u8] {
+            &self.buffer
+        }
+    }
+
+    impl Drop for Lent {
+        fn drop(&mut self) {
+            let mut parked = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if parked.len() < MOST {
+                parked.push(std::mem::take(&mut self.buffer));
+            }
+        }
+    }
+
+    impl Slots {
+        /// A buffer of that many bytes, of whatever content.
+        pub(super) fn take(&self, bytes: usize) -> BytesMut {
+            let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let fitting = parked.iter().position(|buffer| buffer.capacity() >= bytes && bytes >= LEAST);
+            let mut buffer = fitting.map_or_else(BytesMut::new, |at| parked.swap_remove(at));
+            drop(parked);
+            buffer.resize(bytes, 0);
+            buffer
+        }
+
+        /// The buffer as shared bytes; it comes back when the last of them is gone.
+        pub(super) fn lend(self: &Arc<Self>, buffer: BytesMut) -> Bytes {
+            if buffer.len() < LEAST {
+                return buffer.freeze();
+            }
+            Bytes::from_owner(Lent { buffer, slots: Arc::clone(self) })
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The command line.
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Watches, asks, loads and checks wattd, the power-aware inference scheduler.
+///
+/// Exit codes: 0 it worked, 1 it did not, 2 the arguments or a file given to it make no sense.
+#[derive(Debug, Parser)]
+#[command(name = "wattctl", version)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the daemon's state: sensors, clocks, units, budgets, counters.
+    Status(StatusArgs),
+    /// Show the models with their variants, and how each fares on each unit.
+    Models(AskArgs),
+    /// Run one inference and show its answer.
+    Infer(InferArgs),
+    /// Send real inputs as one or several applications would, and count what comes back.
+    Load(LoadArgs),
+    /// Compare records of `load`: a table and the timeline picture.
+    Report(ReportArgs),
+    /// Measure variants anew, and show the models when that is done.
+    Profile(ProfileArgs),
+    /// Check a configuration file.
+    Check(CheckArgs),
+    /// Write man pages or shell completions.
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// Where the daemon is.
+#[derive(Debug, Args)]
+pub(crate) struct SocketArg {
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", env = "WATTD_SOCKET", default_value = "/run/wattd/wattd.sock")]
+    pub(crate) socket: PathBuf,
+}
+
+/// A question to the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub(crate) at: SocketArg,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+    /// Print it again every second until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// `infer`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("from").required(true).args(["input", "sample"]))]
+pub(crate) struct InferArgs {
+    /// The model.
+    pub(crate) model: String,
+    /// An input from a NumPy file, with the batch as its first dimension; once for each input.
+    #[arg(long, value_name = "NAME=FILE.npy")]
+    pub(crate) input: Vec<String>,
+    /// Item N of the model's labelled sample.
+    #[arg(long, value_name = "N")]
+    pub(crate) sample: Option<usize>,
+    /// Folder of models that the sample is read from [default: where the daemon has them].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) models: Option<PathBuf>,
+    /// Wishes.
+    #[command(flatten)]
+    pub(crate) wishes: WishArgs,
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// What a request may ask for.
+#[derive(Debug, Args)]
+pub(crate) struct WishArgs {
+    /// Time until the answer must be there [default: the class's].
+    #[arg(long, value_name = "MS")]
+    pub(crate) deadline_ms: Option<f64>,
+    /// Least accuracy, 0 to 1 [default: the class's].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) min_accuracy: Option<f64>,
+    /// Most energy in millijoules [default: the class's].
+    #[arg(long, value_name = "MJ")]
+    pub(crate) max_energy_mj: Option<f64>,
+    /// Only this variant.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
+    /// The class of the daemon's configuration that applies.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
+}
+
+/// `load`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["scenario", "model"]))]
+pub(crate) struct LoadArgs {
+    /// A scenario file; `config/scenarios/` has commented ones.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// Load one model instead, as the following flags say.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Requests a second, evenly spaced (open loop).
+    #[arg(long, value_name = "HZ", conflicts_with_all = ["clients", "scenario"])]
+    pub(crate) rate: Option<f64>,
+    /// With --rate: at random moments instead.
+    #[arg(long, requires = "rate")]
+    pub(crate) poisson: bool,
+    /// Clients that send as soon as they are answered (closed loop) [default: 1].
+    #[arg(long, value_name = "N", conflicts_with = "scenario")]
+    pub(crate) clients: Option<u32>,
+    /// With --rate: most unanswered requests; further ones wait while their latency runs [default: 64].
+    #[arg(long, value_name = "N", requires = "rate")]
+    pub(crate) outstanding: Option<u32>,
+    /// Length of the run, such as `30s`, `5m`.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", conflicts_with = "scenario")]
+    pub(crate) duration: Duration,
+    /// Items in a request.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "scenario")]
+    pub(crate) batch: u32,
+    /// Wishes.
+    #[command(flatten)]
+    pub(crate) wishes: WishArgs,
+    /// Stretch all times of the scenario by this factor, for quick trials.
+    #[arg(long, value_name = "FACTOR", requires = "scenario")]
+    pub(crate) stretch: Option<f64>,
+    /// Seed of arrivals and choice of inputs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Folder of models whose samples are sent [default: where the daemon has them].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) models: Option<PathBuf>,
+    /// Record everything to this file, for `report`.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) record: Option<PathBuf>,
+    /// No progress bar.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The record to report.
+    #[arg(value_name = "RUN.jsonl")]
+    pub(crate) run: PathBuf,
+    /// The record to compare it with.
+    #[arg(value_name = "BASELINE.jsonl")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Write the timeline picture as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write the timeline picture as PNG.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) png: Option<PathBuf>,
+    /// Pixels of the PNG per unit of the SVG, which is 1200 wide.
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    pub(crate) png_scale: f32,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `profile`.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// Only this model.
+    pub(crate) model: Option<String>,
+    /// Longest time to wait for the result.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
+    pub(crate) wait: Duration,
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file.
+    pub(crate) file: PathBuf,
+}
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// What to write.
+    pub(crate) what: Generated,
+    /// The folder to write it to.
+    pub(crate) folder: PathBuf,
+}
+
+/// What can be generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Generated {
+    /// A man page for wattctl and each of its commands.
+    Man,
+    /// Completions for bash, zsh and fish.
+    Completions,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "wattctl load",
+            "wattctl load --model m --scenario f",
+            "wattctl load --model m --rate 1 --clients 2",
+            "wattctl load --model m --poisson",
+            "wattctl load --scenario f --duration 3s",
+            "wattctl infer m",
+            "wattctl infer m --sample 1 --input a=b",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        for line in [
+            "wattctl load --model m --rate 15 --duration 30s",
+            "wattctl load --model m --clients 4",
+            "wattctl load --scenario f --seed 3 --record r",
+            "wattctl infer m --input a=b --input c=d",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}
