@@ -1,5 +1,7 @@
 //! The socket as clients see it: unmodified clients from other hands, and hostile ones of our own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "api/clients.rs"]
 mod clients;
 #[path = "double/mod.rs"]

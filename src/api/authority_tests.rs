@@ -187,8 +187,8 @@ async fn seen_by_hyper(repaired: bool, authority: &str, huffman_value: bool) -> 
         drop(client);
     };
     tokio::join!(serve, talk);
-    let seen = seen.lock().unwrap().clone();
-    seen
+    let mut seen = seen.lock().unwrap();
+    std::mem::take(&mut *seen)
 }
 
 #[tokio::test]
