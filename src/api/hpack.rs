@@ -275,3 +275,7 @@ mod huffman {
 #[cfg(test)]
 #[path = "hpack_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hpack_testing.rs"]
+pub(super) mod testing;

@@ -215,3 +215,104 @@ pub(super) fn of_answer<'a>(answer: &'a Answer, served: &Served) -> [(&'static s
         ("variant", text(&answer.variant)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(value: &str) -> Value<'_> {
+        Value::Text(value.into())
+    }
+
+    fn wishes(parameters: &[(&str, Value<'_>)]) -> Result<Wishes, ApiError> {
+        let mut collector = Collector::default();
+        for (key, value) in parameters {
+            collector.take(key, value)?;
+        }
+        collector.wishes("m", &["small".into(), "large".into()])
+    }
+
+    #[test]
+    fn every_wish_is_understood_in_every_spelling() {
+        let wanted = Wishes {
+            class: Some("camera".into()),
+            deadline: Some(Nanos::from_micros(1500)),
+            min_accuracy: Some(Ppm(920_000)),
+            max_energy: Some(Microjoules(70)),
+            variant: Some("small".into()),
+            priority: Some(2),
+        };
+        let common = |accuracy: (&'static str, Value<'static>), number: fn(i128) -> Value<'static>| {
+            wishes(&[
+                ("class", text("camera")),
+                ("timeout", number(9000)),
+                ("deadline_us", number(1500)),
+                accuracy,
+                ("max_energy_uj", number(70)),
+                ("variant", text("small")),
+                ("priority", number(2)),
+                ("sequence_id", number(7)),
+            ])
+        };
+        let as_text = |value: i128| Value::Text(value.to_string().into());
+        assert_eq!(common(("min_accuracy_ppm", Value::Int(920_000)), Value::Int), Ok(wanted.clone()));
+        assert_eq!(common(("min_accuracy_ppm", text("0.92")), as_text), Ok(wanted.clone()));
+        assert_eq!(common(("min_accuracy", text("0.92")), as_text), Ok(wanted.clone()));
+        assert_eq!(common(("min_accuracy", Value::Float(0.92)), Value::Int), Ok(wanted));
+        assert_eq!(wishes(&[("min_accuracy", Value::Int(1))]).unwrap().min_accuracy, Some(Ppm::ONE));
+    }
+
+    #[test]
+    fn zero_is_how_clients_say_none() {
+        assert_eq!(wishes(&[("timeout", Value::Int(0)), ("priority", Value::Int(0))]), Ok(Wishes::default()));
+    }
+
+    #[test]
+    fn absurd_parameters_are_named() {
+        let cases = [
+            ("timeout", Value::Int(-1)),
+            ("deadline_us", Value::Int(0)),
+            ("deadline_us", Value::Int(i128::from(u64::MAX))),
+            ("deadline_us", Value::Bool(true)),
+            ("deadline_us", Value::Float(1.5)),
+            ("priority", Value::Int(1 << 32)),
+            ("min_accuracy_ppm", Value::Int(1_000_001)),
+            ("min_accuracy_ppm", text("1.01")),
+            ("min_accuracy", Value::Float(f64::NAN)),
+            ("min_accuracy", text("high")),
+            ("max_energy_uj", Value::Int(0)),
+            ("variant", text("")),
+            ("variant", text("huge")),
+            ("class", Value::Int(3)),
+            ("binary_data_output", text("perhaps")),
+        ];
+        let refusals = cases.map(|case| wishes(&[case]).expect_err("must be refused").message);
+        insta::assert_snapshot!(refusals.join("\n"));
+    }
+
+    #[test]
+    fn long_text_from_outside_is_clipped_between_characters() {
+        let long = "ä".repeat(100);
+        assert!(clip(&long).len() <= 66 && long.starts_with(clip(&long)));
+        assert_eq!(clip("short"), "short");
+    }
+
+    #[test]
+    fn grpc_timeouts_have_up_to_eight_digits_and_a_unit() {
+        assert_eq!(grpc_timeout("100m"), Some(Nanos::from_millis(100)));
+        assert_eq!(grpc_timeout("99999999H"), Some(Nanos::MAX));
+        assert_eq!(grpc_timeout("7n"), Some(Nanos(7)));
+        for wrong in ["", "m", "100", "-1m", "1.5S", "123456789n", "1x", "1ü"] {
+            assert_eq!(grpc_timeout(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_timeout_or_none(any in ".*") {
+            let _ = grpc_timeout(&any);
+            let _ = clip(&any);
+        }
+    }
+}

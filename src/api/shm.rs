@@ -269,3 +269,116 @@ mod parking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::event::AppId;
+
+    /// A shared memory object that is gone after the test.
+    struct Object(String, File);
+
+    impl Object {
+        fn new(test: &str, bytes: &[u8]) -> Self {
+            let name = format!("/wattd_{test}_{}", std::process::id());
+            let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_TRUNC;
+            let file = File::from(shm_open(name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR).unwrap());
+            file.write_all_at(bytes, 0).unwrap();
+            Self(name, file)
+        }
+    }
+
+    impl Drop for Object {
+        fn drop(&mut self) {
+            let _ = nix::sys::mman::shm_unlink(self.0.as_str());
+        }
+    }
+
+    fn peer(uid: Option<u32>) -> Peer {
+        Peer { app: AppId(uid.unwrap_or(0)), uid, pid: None }
+    }
+
+    fn owner() -> Peer {
+        peer(Some(nix::unistd::Uid::effective().as_raw()))
+    }
+
+    fn part(offset: u64, size: u64) -> Reference {
+        Reference { region: "r".into(), offset, size }
+    }
+
+    #[test]
+    fn tensors_are_read_and_written_where_they_are() {
+        let object = Object::new("rw", b"0123456789");
+        let regions = Regions::new(4);
+        regions.register(&owner(), "r", &object.0, 2, 8).unwrap();
+        // Offset 3 in a region that begins at 2: octet 5 of the object.
+        assert_eq!(regions.resolve("x", &part(3, 4)).unwrap().read(4).unwrap().as_ref(), b"5678");
+        regions.resolve("x", &part(0, 2)).unwrap().write(b"ab").unwrap();
+        let mut seen = [0; 10];
+        object.1.read_exact_at(&mut seen, 0).unwrap();
+        assert_eq!(&seen, b"01ab456789");
+    }
+
+    #[test]
+    fn nothing_outside_a_region_can_be_reached() {
+        let object = Object::new("bounds", &[0; 16]);
+        let regions = Regions::new(4);
+        for (offset, size) in [(0, 17), (16, 1), (1, 16), (u64::MAX, 1), (1, u64::MAX), (0, 0)] {
+            let error = regions.register(&owner(), "r", &object.0, offset, size).unwrap_err();
+            assert!(error.message.contains("lie outside the object's 16 bytes"), "{error}");
+        }
+        regions.register(&owner(), "r", &object.0, 8, 8).unwrap();
+        for (offset, size) in [(0, 9), (8, 1), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)] {
+            assert!(regions.resolve("x", &part(offset, size)).is_err(), "{offset} {size}");
+        }
+    }
+
+    #[test]
+    fn a_region_that_shrinks_is_an_error_and_not_a_crash() {
+        let object = Object::new("shrink", &[1; 4096]);
+        let regions = Regions::new(4);
+        regions.register(&owner(), "r", &object.0, 0, 4096).unwrap();
+        object.1.set_len(100).unwrap();
+        let error = regions.resolve("x", &part(0, 4096)).unwrap().read(4096).unwrap_err();
+        assert!(error.message.contains("smaller than it was"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_and_what_is_not_ones_own_look_alike() {
+        let object = Object::new("owner", &[0; 16]);
+        let regions = Regions::new(4);
+        let stranger = peer(Some(owner().uid.unwrap().wrapping_add(1)));
+        let foreign = regions.register(&stranger, "r", &object.0, 0, 16).unwrap_err();
+        assert!(!foreign.message.contains("wattd_owner"), "no key in {foreign}");
+        for key in ["/wattd_no_such_object", "/../etc/passwd", "/a/b", "", "/", ".", "/.."] {
+            assert_eq!(regions.register(&owner(), "r", key, 0, 16).unwrap_err(), foreign, "{key}");
+        }
+        let tcp = regions.register(&peer(None), "r", &object.0, 0, 16).unwrap_err();
+        assert_eq!(tcp.code, tonic::Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn registrations_are_bounded_and_forgotten() {
+        let object = Object::new("count", &[0; 16]);
+        let regions = Regions::new(2);
+        regions.register(&owner(), "a", &object.0, 0, 16).unwrap();
+        assert!(regions.register(&owner(), "a", &object.0, 0, 16).is_err(), "twice");
+        regions.register(&owner(), "b", &object.0, 0, 16).unwrap();
+        let full = regions.register(&owner(), "c", &object.0, 0, 16).unwrap_err();
+        assert_eq!(full.code, tonic::Code::ResourceExhausted);
+        regions.unregister("a");
+        assert!(regions.status("a").is_err());
+        assert_eq!(regions.status("").unwrap().len(), 1);
+        regions.unregister("");
+        assert_eq!(regions.status("").unwrap(), []);
+    }
+
+    #[test]
+    fn large_buffers_are_used_again() {
+        let slots = Arc::new(Slots::default());
+        let first = slots.lend(slots.take(1 << 20));
+        let place = first.as_ptr();
+        drop(first);
+        assert_eq!(slots.lend(slots.take(1 << 20)).as_ptr(), place);
+    }
+}

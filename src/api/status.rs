@@ -81,8 +81,9 @@ impl ApiError {
 
     /// The HTTP status with the same meaning.
     #[must_use]
-    pub const fn http_status(&self) -> StatusCode {
+    pub fn http_status(&self) -> StatusCode {
         match self.code {
+            _ if self.reason == "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::PermissionDenied => StatusCode::FORBIDDEN,
