@@ -12,15 +12,16 @@ use super::clock::{Bound, Domain, WriteError};
 use super::fault::{Active, Sensor};
 use super::heat::Heat;
 use super::script::{Change, Script};
-use super::spec::{Driver, PlantSpec};
+use super::spec::{Driver, PlantSpec, RailSource};
 use super::work::{Finished, Roofline, RunId, Slowdown, Work};
-use crate::core::catalog::{DomainId, UnitId};
+use crate::core::catalog::{DomainId, RailId, UnitId};
 use crate::core::event::{ClockBounds, ClockState};
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, MilliCelsius, Nanos};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub enum PlantError {
 }
 
 /// What the plant has been through.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PlantStats {
     /// Energy through the board's input, J.
     pub input_j: f64,
@@ -458,6 +459,16 @@ impl Plant {
     #[must_use]
     pub fn rail_joules(&self) -> &[f64] {
         &self.rail_j
+    }
+
+    /// What an energy counter on a sensor has counted since power-on, in microjoules.
+    #[must_use]
+    pub fn sensor_microjoules(&self, rail: RailId) -> u64 {
+        let joules = match self.spec.sensors[rail.index()].source {
+            RailSource::Input => self.stats.input_j,
+            RailSource::Rail(index) => self.rail_j[index],
+        };
+        Microjoules::from_f64(joules * 1e6).0
     }
 
     fn rail_w(&self, rail: usize) -> f64 {
