@@ -479,6 +479,3 @@ fn one_line(error: &toml::de::Error) -> String {
 }
 
 mod lists;
-
-#[cfg(test)]
-mod tests;

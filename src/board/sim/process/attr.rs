@@ -277,10 +277,10 @@ fn read_rail(plant: &Plant, rail: RailId, node: RailNode) -> Result<String, Errn
         RailNode::Milliamperes => sensed(plant, sensor, |watts| watts / volts * 1e3),
         RailNode::Microwatts => sensed(plant, sensor, |watts| watts * 1e6),
         RailNode::EnergyMicrojoules => {
-            sensed(plant, sensor, |_| 0.0).and_then(|shown| match plant.sense(sensor) {
-                Err(ReadFault::Text(_)) => Ok(shown),
-                _ => Ok((plant.sensor_microjoules(rail) % MAX_ENERGY_RANGE_UJ).to_string()),
-            })
+            let shown = sensed(plant, sensor, |_| 0.0)?;
+            let garbled = matches!(plant.sense(sensor), Err(ReadFault::Text(_)));
+            let counted = plant.sensor_microjoules(rail) % MAX_ENERGY_RANGE_UJ;
+            Ok(if garbled { shown } else { counted.to_string() })
         }
     }
 }
