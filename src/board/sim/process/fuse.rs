@@ -135,7 +135,11 @@ impl SysFs {
             plant.advance(now);
             attr.read(plant)
         });
-        text.map(String::into_bytes).map_err(errno)
+        text.map(String::into_bytes).map_err(|error| match error {
+            // The file is open, so the node was there: its device has gone since.
+            nix::errno::Errno::ENOENT => Errno::ENODEV,
+            other => errno(other),
+        })
     }
 
     /// What an open file reads from `offset`. The value is taken at offset 0, as seq_file does it.

@@ -32,8 +32,8 @@ use std::time::Duration;
 
 /// How often the tree of files is refreshed and the stop flag looked at.
 const PERIOD: Duration = Duration::from_millis(20);
-/// How long stopping waits for the file system's thread when something still holds the tree open.
-const UNMOUNT_PATIENCE: u32 = 100;
+/// Periods that stopping waits for the file system's thread when something still holds the tree open.
+const UNMOUNT_PATIENCE: u32 = 25;
 
 /// How to serve a board.
 #[derive(Debug, Clone)]

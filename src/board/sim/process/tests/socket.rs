@@ -62,6 +62,18 @@ fn two_lanes_run_at_once_and_one_processor_only_once() {
 }
 
 #[test]
+fn a_cancel_ends_a_wait_that_another_thread_is_in() {
+    let served = served();
+    let remote = served.remote();
+    let run = remote.begin(UnitId(2), ENDLESS).unwrap();
+    let cancel = run.canceller();
+    let waiter = std::thread::spawn(move || run.wait());
+    cancel.cancel();
+    assert_eq!(waiter.join().unwrap(), Err(SimError::Cancelled));
+    assert_eq!(running(&served), 0);
+}
+
+#[test]
 fn a_cancel_that_comes_too_late_hits_no_other_run() {
     let served = served();
     let remote = served.remote();

@@ -156,6 +156,12 @@ fn faults_read_as_the_kernels_errors() {
         disturb(&served, sensor, failure);
         assert_eq!(read_error(&served, zone), errno);
     }
+    // A file that was open when its device went.
+    disturb(&served, sensor, SensorFailure::Value(40.0));
+    let mut open = fs::File::open(served.root().join(zone)).unwrap();
+    disturb(&served, sensor, SensorFailure::Missing);
+    let error = open.read(&mut [0; 16]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::ENODEV as i32));
     disturb(&served, sensor, SensorFailure::Text("n/a".to_owned()));
     assert_eq!(read(&served, zone), "n/a");
     disturb(&served, sensor, SensorFailure::Value(-40.0));
