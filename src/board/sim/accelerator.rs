@@ -5,10 +5,11 @@
 use super::work::Work;
 use crate::core::catalog::UnitId;
 use crate::units::{Kilohertz, Microjoules, Nanos};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a simulated run came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SimResult {
     /// How long it took on the simulated board.
     pub latency: Nanos,

@@ -21,6 +21,7 @@ mod curve;
 mod fault;
 mod heat;
 mod plant;
+pub mod process;
 mod raw;
 mod script;
 mod sensing;

