@@ -160,8 +160,10 @@ impl Search {
         clocks: usize,
         batch_sizes: usize,
     ) -> Self {
-        let overhead =
-            prior.map_or_else(|| (OVERHEAD_SHARE_DEFAULT * smallest).min(OVERHEAD_DEFAULT_MAX_S), |p| p.overhead_s);
+        let overhead = prior.map_or_else(
+            || (OVERHEAD_SHARE_DEFAULT * smallest).min(OVERHEAD_DEFAULT_MAX_S),
+            |p| p.overhead_s,
+        );
         let p = prior.map_or(P_DEFAULT, |prior| prior.p).clamp(P_RANGE.0, P_RANGE.1);
         let compute_share = prior.map_or(COMPUTE_SHARE_DEFAULT, |prior| {
             let f = groups.first().map_or(1.0, |group| group.f);
@@ -213,7 +215,8 @@ impl Search {
     /// Sum of squared relative errors, and the pull towards the prior.
     fn cost(&self, point: [f64; 3], groups: &[Group]) -> f64 {
         let Some(roofline) = self.roofline(point, groups) else { return f64::INFINITY };
-        let errors = groups.iter().map(|group| (predict(&roofline, group.f, group.items) / group.t).ln().powi(2));
+        let errors =
+            groups.iter().map(|group| (predict(&roofline, group.f, group.items) / group.t).ln().powi(2));
         let pull = point.iter().zip(self.prior).map(|(value, prior)| (value - prior).powi(2));
         errors.sum::<f64>() + PULL * pull.sum::<f64>()
     }
@@ -324,7 +327,8 @@ fn predict(roofline: &Roofline, f: f64, items: u32) -> f64 {
 
 fn spread(roofline: &Roofline, probes: &[Probe], groups: &[Group]) -> f64 {
     let error = |f: f64, items: u32, t: f64| t / predict(roofline, f, items) - 1.0;
-    let single = probes.iter().map(|probe| error(ghz(probe.clock), probe.items, probe.latency.as_secs_f64()).abs());
+    let single =
+        probes.iter().map(|probe| error(ghz(probe.clock), probe.items, probe.latency.as_secs_f64()).abs());
     let mut single: Vec<f64> = single.collect();
     single.sort_by(f64::total_cmp);
     let squares = groups.iter().map(|group| error(group.f, group.items, group.t).powi(2));

@@ -137,7 +137,7 @@ fn an_outlier_moves_neither_the_median_nor_the_spread() {
 
 #[test]
 fn noise_shows_in_the_spread() {
-    let noisy = |index: u64| if index % 2 == 0 { 9_000 } else { 11_000 };
+    let noisy = |index: u64| if index.is_multiple_of(2) { 9_000 } else { 11_000 };
     let probes: Vec<Probe> = (0..8)
         .map(|index| Probe { clock: Kilohertz(1), items: 1, latency: Nanos::from_micros(noisy(index)) })
         .collect();
@@ -150,7 +150,10 @@ fn noise_shows_in_the_spread() {
 fn nothing_usable_is_an_error() {
     let zero = Probe { clock: Kilohertz(1), items: 0, latency: Nanos(1) };
     assert_eq!(fit_roofline(&[], None), Err(FitError::NoProbes));
-    assert_eq!(fit_roofline(&[zero, Probe { items: 1, latency: Nanos::ZERO, ..zero }], None), Err(FitError::NoProbes));
+    assert_eq!(
+        fit_roofline(&[zero, Probe { items: 1, latency: Nanos::ZERO, ..zero }], None),
+        Err(FitError::NoProbes)
+    );
 }
 
 #[test]
@@ -180,7 +183,12 @@ fn the_wide_guess_is_slower_than_what_was_measured() {
     assert_eq!(guess.latency_source, Provenance::Conservative);
     for kind in [UnitKind::Gpu, UnitKind::Npu] {
         let profile = conservative(&unit(kind), u64::MAX, u64::MAX);
-        assert!(profile.latency.latency(Kilohertz(1), 1) > Nanos::from_secs(3_600), "absurd sizes do not overflow");
-        assert!(conservative(&unit(kind), 0, 0).latency.latency(Kilohertz(1_000_000), 1) > Nanos::from_millis(3));
+        assert!(
+            profile.latency.latency(Kilohertz(1), 1) > Nanos::from_secs(3_600),
+            "absurd sizes do not overflow"
+        );
+        assert!(
+            conservative(&unit(kind), 0, 0).latency.latency(Kilohertz(1_000_000), 1) > Nanos::from_millis(3)
+        );
     }
 }

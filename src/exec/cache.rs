@@ -87,7 +87,12 @@ impl GraphCache {
             }
         }
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Ok(Self { folder: folder.to_owned(), max_bytes, machine: machine(&cpuinfo), drafts: AtomicU64::new(0) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            max_bytes,
+            machine: machine(&cpuinfo),
+            drafts: AtomicU64::new(0),
+        })
     }
 
     /// The key of a model (its SHA-256) under a build of the runtime and a provider, on this machine.
@@ -210,7 +215,8 @@ impl GraphCache {
     /// Removes the least recently used entries until the rest fits.
     fn evict(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let entries = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".graph"));
+        let entries =
+            entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".graph"));
         let mut entries: Vec<(SystemTime, u64, PathBuf)> = entries
             .filter_map(|entry| {
                 let metadata = entry.metadata().ok()?;
@@ -302,8 +308,11 @@ mod tests {
         let key = cache.key("aa", "1.28.0", "CPU");
         put(&cache, &key, b"graph");
         assert_eq!(cache.get(&key).as_deref(), Some(&b"graph"[..]));
-        for other in [cache.key("ab", "1.28.0", "CPU"), cache.key("aa", "1.28.1", "CPU"), cache.key("aa", "1.28.0", "GPU")]
-        {
+        for other in [
+            cache.key("ab", "1.28.0", "CPU"),
+            cache.key("aa", "1.28.1", "CPU"),
+            cache.key("aa", "1.28.0", "GPU"),
+        ] {
             assert_eq!(cache.get(&other), None);
         }
         assert_ne!(cache.key("a", "a1", ""), cache.key("aa", "1", ""));
@@ -398,7 +407,8 @@ mod tests {
 
     #[test]
     fn the_machine_is_its_processors_not_their_clocks() {
-        let one = "model name : A\nflags : x y\ncpu MHz : 1000\n\nmodel name : A\nflags : x y\ncpu MHz : 2000\n";
+        let one =
+            "model name : A\nflags : x y\ncpu MHz : 1000\n\nmodel name : A\nflags : x y\ncpu MHz : 2000\n";
         let two = "model name : A\nflags : x y\ncpu MHz : 3000\n";
         assert_eq!(machine(one), machine(two));
         assert_ne!(machine(two), machine("model name : A\nflags : x y z\n"));

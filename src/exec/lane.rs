@@ -507,3 +507,7 @@ impl Worker {
 fn lost(variant: &str, panic: &(dyn std::any::Any + Send)) -> ExecError {
     ExecError::Provider { variant: variant.to_owned(), message: crate::exec::panic_message(panic) }
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

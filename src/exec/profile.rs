@@ -264,11 +264,7 @@ fn pick(clocks: &[Kilohertz]) -> Vec<Option<Kilohertz>> {
 }
 
 /// The runs of one probe, each a list of samples.
-fn plan(
-    clocks: usize,
-    max_batch: u32,
-    take: &mut impl FnMut(usize) -> SampleIndices,
-) -> Vec<SampleIndices> {
+fn plan(clocks: usize, max_batch: u32, take: &mut impl FnMut(usize) -> SampleIndices) -> Vec<SampleIndices> {
     let (single, large) = RUNS[clocks.clamp(1, RUNS.len()) - 1];
     let batch = max_batch.clamp(1, PROBE_BATCH) as usize;
     let sizes = std::iter::repeat_n(1, single).chain(std::iter::repeat_n(batch, large));

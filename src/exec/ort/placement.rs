@@ -1,8 +1,8 @@
 //! Where ONNX Runtime put the nodes of a graph: a provider that takes none leaves them all to the CPU,
 //! without a word.
 
-use ort::{AsPointer, ortsys};
 use ort::session::Session;
+use ort::{AsPointer, ortsys};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
 use std::ptr;

@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Weights outside the model file are not covered by its hash, and could name any file of the machine:
@@ -51,10 +50,7 @@ impl Loaded {
     ) -> Result<Self, String> {
         let _guard = memory::measuring();
         let before = memory::resident_anonymous();
-        let model = read_model(&variant.path, settings.max_file, &variant.sha256)?;
-        let file_size = Bytes(model.len() as u64);
-        let session = guarded(|| make_session(runtime, unit, settings, variant, &model))?;
-        drop(model);
+        let (session, size) = guarded(|| make_session(runtime, unit, settings, variant))?;
         let mut loaded = Self::check(session, variant)?;
         if !unit.is_cpu_provider() {
             check_placement(&loaded.session, unit)?;
@@ -62,7 +58,7 @@ impl Loaded {
         loaded.warm_up();
         let grown = memory::resident_anonymous().saturating_sub(before);
         // Reused heap can hide the growth; the weights are there in any case.
-        loaded.footprint = grown.max(file_size);
+        loaded.footprint = grown.max(size);
         Ok(loaded)
     }
 
@@ -122,7 +118,7 @@ impl Loaded {
             self.run(&[zeros], &options)
         });
         if let Err(message) = ran {
-            tracing::debug!(variant = %self.name, %message, "warm-up on zeros refused");
+            tracing::warn!(variant = %self.name, %message, "it does not run on zeros");
         }
     }
 
@@ -230,7 +226,8 @@ fn same_item_shapes(requests: &[Vec<Tensor>]) -> bool {
 }
 
 /// The whole file, if it is a regular one, not too large, and the one that the manifest means.
-fn read_model(path: &Path, max: u64, sha256: &str) -> Result<Vec<u8>, String> {
+fn read_model(variant: &VariantFile, max: u64) -> Result<Vec<u8>, String> {
+    let VariantFile { path, sha256, .. } = variant;
     let about = |problem: String| format!("{}: {problem}", path.display());
     let file = File::open(path).map_err(|error| about(error.to_string()))?;
     let metadata = file.metadata().map_err(|error| about(error.to_string()))?;
@@ -255,20 +252,24 @@ fn read_model(path: &Path, max: u64, sha256: &str) -> Result<Vec<u8>, String> {
 }
 
 /// From the cache of optimised graphs if it is there, else from the model, which then goes into the cache.
+/// A sound cached graph was made of the file that the manifest means, so that file is not even read. Also
+/// says how large the graph is.
 fn make_session(
     runtime: &OrtRuntime,
     unit: &ExecUnit,
     settings: &OrtSettings,
     variant: &VariantFile,
-    model: &[u8],
-) -> Result<Session, String> {
-    let words = |error: ort::Error| error.to_string();
+) -> Result<(Session, Bytes), String> {
+    let from = |graph: &[u8]| {
+        let session = builder(runtime, unit)?.commit_from_memory(graph);
+        session.map(|session| (session, Bytes(graph.len() as u64))).map_err(|error| error.to_string())
+    };
     // Graphs with nodes compiled for another provider cannot be saved.
     let cache = settings.cache.as_deref().filter(|_| unit.is_cpu_provider());
-    let Some(cache) = cache else { return builder(runtime, unit)?.commit_from_memory(model).map_err(words) };
+    let Some(cache) = cache else { return from(&read_model(variant, settings.max_file)?) };
     let key = cache.key(&variant.sha256, runtime.build(), &unit.provider);
     if let Some(graph) = cache.get(&key) {
-        match builder(runtime, unit)?.commit_from_memory(&graph) {
+        match from(&graph) {
             Ok(session) => return Ok(session),
             Err(error) => {
                 tracing::warn!(variant = %variant.name, %error, "cached graph refused; building it anew");
@@ -276,19 +277,19 @@ fn make_session(
             }
         }
     }
+    let model = read_model(variant, settings.max_file)?;
     if let Some(draft) = cache.draft(&key) {
         let saving = builder(runtime, unit)?.with_optimized_model_path(draft.path());
-        let saving = saving.map_err(|error| error.to_string());
-        match saving.and_then(|mut builder| builder.commit_from_memory(model).map_err(words)) {
+        match saving.map_err(ort::Error::from).and_then(|mut builder| builder.commit_from_memory(&model)) {
             Ok(session) => {
                 cache.publish(&key, draft);
-                return Ok(session);
+                return Ok((session, Bytes(model.len() as u64)));
             }
             // The model, or the saving: without saving it shows which.
-            Err(message) => tracing::debug!(variant = %variant.name, %message, "not cached"),
+            Err(error) => tracing::debug!(variant = %variant.name, %error, "not cached"),
         }
     }
-    builder(runtime, unit)?.commit_from_memory(model).map_err(words)
+    from(&model)
 }
 
 fn builder(runtime: &OrtRuntime, unit: &ExecUnit) -> Result<SessionBuilder, String> {
@@ -323,7 +324,10 @@ fn check_placement(session: &Session, unit: &ExecUnit) -> Result<(), String> {
     let here = nodes.get(&unit.provider).copied().unwrap_or(0);
     let all: usize = nodes.values().sum();
     if here == 0 {
-        return Err(format!("`{}` takes none of the graph's nodes: they would run on {nodes:?}", unit.provider));
+        return Err(format!(
+            "`{}` takes none of the graph's nodes: they would run on {nodes:?}",
+            unit.provider
+        ));
     }
     if here < all {
         tracing::warn!(unit = %unit.name, ?nodes, "part of the graph runs outside the unit's provider");

@@ -141,7 +141,10 @@ pub(super) fn split(
 }
 
 /// Shape and bytes of an output that is what its specification says.
-#[allow(unsafe_code, reason = "the bytes of a tensor of any element type, without `bool` values that are none")]
+#[allow(
+    unsafe_code,
+    reason = "the bytes of a tensor of any element type, without `bool` values that are none"
+)]
 fn read<'v>(spec: &TensorSpec, value: &'v DynValue) -> Result<(Dims, &'v [u8]), String> {
     let name = &spec.name;
     let dtype = value.dtype();

@@ -147,7 +147,8 @@ impl ExecUnit {
         if self.cpus.is_empty() {
             return Ok(());
         }
-        let refused = |source| UnitError::Affinity { unit: self.name.clone(), cpus: self.cpus.clone(), source };
+        let refused =
+            |source| UnitError::Affinity { unit: self.name.clone(), cpus: self.cpus.clone(), source };
         // The main thread's mask: what the operator, the cpuset and the kernel leave to this process.
         let allowed = sched_getaffinity(Pid::this()).map_err(refused)?;
         let mut wanted = CpuSet::new();

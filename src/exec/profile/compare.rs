@@ -111,7 +111,8 @@ pub(super) fn check_one(
     for (index, spec) in specs.iter().enumerate() {
         let expected = expected.and_then(|list| list.get(index));
         let describe = |t: &Tensor| format!("{} {:?}", t.dtype.wire_name(), t.shape);
-        let wrong = |found: String, expected: String| Unfit::Shape { output: spec.name.clone(), found, expected };
+        let wrong =
+            |found: String, expected: String| Unfit::Shape { output: spec.name.clone(), found, expected };
         let Some(tensor) = found.get(index) else {
             return Err(wrong("missing".to_owned(), spec.dtype.wire_name().to_owned()));
         };

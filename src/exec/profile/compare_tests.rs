@@ -22,7 +22,8 @@ fn same_file(outputs: Vec<Vec<Tensor>>) -> Expectation {
 /// Ten rows whose highest value is at the row's number modulo `classes`.
 fn rows(scale: f32, shift: usize) -> Vec<Vec<Tensor>> {
     let one = |n: usize| {
-        let values: Vec<f32> = (0..4).map(|class| if class == (n + shift) % 4 { scale } else { 0.1 }).collect();
+        let values: Vec<f32> =
+            (0..4).map(|class| if class == (n + shift) % 4 { scale } else { 0.1 }).collect();
         row(&values)
     };
     (0..10).map(one).collect()
@@ -87,7 +88,9 @@ fn another_shape_or_type_is_refused() {
 #[test]
 fn many_classes_leave_a_little_room_for_neighbours() {
     let bins = |best: usize| -> Vec<f32> {
-        (0_u16..360).map(|bin| 1.0 / (1.0 + (f32::from(bin) - f32::from(u16::try_from(best).unwrap())).abs())).collect()
+        (0_u16..360)
+            .map(|bin| 1.0 / (1.0 + (f32::from(bin) - f32::from(u16::try_from(best).unwrap())).abs()))
+            .collect()
     };
     let expected: Vec<_> = (0..10).map(|n| row(&bins(20 * n))).collect();
     let beside: Vec<_> = (0..10).map(|n| row(&bins(20 * n + 2))).collect();
@@ -99,7 +102,11 @@ fn many_classes_leave_a_little_room_for_neighbours() {
 #[test]
 fn every_element_type_is_read() {
     let of = |dtype, bytes: &'static [u8]| {
-        values(&Tensor { dtype, shape: vec![bytes.len() / DataType::size(dtype)], data: Buffer::from_static(bytes) })
+        values(&Tensor {
+            dtype,
+            shape: vec![bytes.len() / DataType::size(dtype)],
+            data: Buffer::from_static(bytes),
+        })
     };
     assert_eq!(of(DataType::Bool, &[0, 1]), [0.0, 1.0]);
     assert_eq!(of(DataType::Int8, &[0xff]), [-1.0]);

@@ -197,7 +197,13 @@ mod tests {
 
     fn profile() -> Profile {
         Profile {
-            latency: Roofline { compute_s_ghz: 1e-3, memory_s: 2e-4, p: 2.5, overhead_s: 1e-5, marginal: 0.9 },
+            latency: Roofline {
+                compute_s_ghz: 1e-3,
+                memory_s: 2e-4,
+                p: 2.5,
+                overhead_s: 1e-5,
+                marginal: 0.9,
+            },
             spread: 0.02,
             latency_source: Provenance::Measured,
             power_scale: 1.1,
@@ -262,7 +268,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ProfileStore::open(folder.path()).unwrap();
         store.put(&key(), &Ok(profile())).unwrap();
-        let draft = folder.path().join(key().file_name()).with_extension(format!("tmp{}", std::process::id()));
+        let draft =
+            folder.path().join(key().file_name()).with_extension(format!("tmp{}", std::process::id()));
         fs::create_dir(&draft).unwrap();
         assert!(store.put(&key(), &Err("x".to_owned())).is_err());
         assert_eq!(store.get(&key()), Some(Ok(profile())));
