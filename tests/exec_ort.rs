@@ -75,10 +75,14 @@ fn every_element_type_goes_in_and_comes_out() {
     ];
     let inputs = pairs.iter().map(|(name, dtype, n, _)| spec(name, *dtype, &[Some(*n)])).collect();
     let outputs = pairs.iter().map(|(name, dtype, n, _)| spec(&format!("{name}_out"), *dtype, &[Some(*n)]));
-    let mut executor = cpu(1);
-    executor.load(&variant(0, "types.onnx", inputs, outputs.collect())).unwrap();
+    let types = variant(0, "types.onnx", inputs, outputs.collect());
+    let folder = tempfile::tempdir().unwrap();
+    // From the file, and from a cached graph, whose weights are used where they lie.
+    let mut executors = [OrtSettings::default(), cached(&folder.path().join("g"))].map(|s| cpu_with(1, s));
+    executors.iter_mut().for_each(|executor| assert!(executor.load(&types).unwrap() > Bytes::ZERO));
     // One byte off: nothing is aligned, everything must be copied.
-    for offset in [0, 1] {
+    for (offset, from) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let executor = &mut executors[from];
         let tensor = |(_, dtype, n, bytes): &(&str, DataType, usize, Vec<u8>)| {
             let padded = bytes::Bytes::from([vec![0; offset], bytes.clone()].concat());
             Tensor { dtype: *dtype, shape: vec![1, *n], data: padded.slice(offset..) }
@@ -97,7 +101,7 @@ fn every_element_type_goes_in_and_comes_out() {
         .map(|(_, dtype, n, bytes)| Tensor { dtype: *dtype, shape: vec![1, *n], data: bytes.clone().into() })
         .collect();
     request[1].data = bytes::Bytes::from_static(&[1, 7]);
-    let error = executor.run(&batch(2, 0, vec![request])).unwrap_err().to_string();
+    let error = executors[0].run(&batch(2, 0, vec![request])).unwrap_err().to_string();
     assert!(error.contains("`flag`"), "{error}");
 }
 
@@ -162,6 +166,10 @@ fn hostile_and_broken_files_are_errors_and_the_executor_goes_on() {
     assert!(text.contains("SHA-256") && text.contains(&changed.sha256), "{text}");
     let folder_as_file = wattd::exec::VariantFile { path: folder.path().to_owned(), ..changed };
     let text = refusal(&mut executor, &folder_as_file);
+    assert!(text.contains("not a regular file"), "{text}");
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = refusal(&mut executor, &wattd::exec::VariantFile { path: pipe, ..folder_as_file });
     assert!(text.contains("not a regular file"), "{text}");
     let mut small = cpu_with(1, OrtSettings { max_file: 1000, ..OrtSettings::default() });
     let text = refusal(&mut small, &mlp(0, "mlp.onnx"));
@@ -313,7 +321,7 @@ fn a_full_disk_costs_the_cache_not_the_session() {
     let settings = cached(&graphs);
     let variant = mlp(0, "mlp.onnx");
     let cache = settings.cache.clone().unwrap();
-    let key = cache.key(&variant.sha256, support::runtime().build(), "CPUExecutionProvider");
+    let key = cache.key(&variant.sha256, support::runtime().build(), "CPUExecutionProvider {}");
     // Where the runtime will save the graph lies a device that is full.
     let first = cache.draft(&key).unwrap();
     let next = first.path().to_string_lossy().replace("-0-", "-1-");

@@ -266,8 +266,11 @@ impl Lane {
             queue.batches -= 1;
             return;
         }
+        let running = queue.running == Some(batch);
         drop(queue);
-        self.cancel.cancel(batch);
+        if running {
+            self.cancel.cancel(batch);
+        }
     }
 
     fn order(&self, order: Order) -> Result<(), Refused> {

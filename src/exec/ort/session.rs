@@ -1,28 +1,20 @@
 //! One loaded variant: its session, checked against the manifest's tensors.
 
+use super::build::{Resident, check_placement};
 use super::tensors::{Scratch, element_type, feed, split};
-use super::{ExecUnit, OrtRuntime, OrtSettings, guarded, memory, placement};
+use super::{ExecUnit, OrtRuntime, OrtSettings, guarded, memory};
 use crate::exec::{Tensor, TensorSpec, VariantFile};
 use crate::units::Bytes;
 use bytes::Bytes as Buffer;
-use ort::logging::LogLevel;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::session::{RunOptions, SessionInputValue};
 use ort::value::Outlet;
-use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
-
-/// Weights outside the model file are not covered by its hash, and could name any file of the machine:
-/// ONNX Runtime is told to look for them where nothing is.
-const NO_EXTERNAL_WEIGHTS: &str = "/proc/self/fdinfo/none";
 
 /// A loaded variant.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    session: Session,
+    resident: Resident,
     footprint: Bytes,
     name: String,
     inputs: Arc<[TensorSpec]>,
@@ -50,10 +42,11 @@ impl Loaded {
     ) -> Result<Self, String> {
         let _guard = memory::measuring();
         let before = memory::resident_anonymous();
-        let (session, size) = guarded(|| make_session(runtime, unit, settings, variant))?;
-        let mut loaded = Self::check(session, variant)?;
+        let resident = guarded(|| Resident::open(runtime, unit, settings, variant))?;
+        let size = resident.size;
+        let mut loaded = Self::check(resident, variant)?;
         if !unit.is_cpu_provider() {
-            check_placement(&loaded.session, unit)?;
+            check_placement(&loaded.resident.session, unit)?;
         }
         loaded.warm_up();
         let grown = memory::resident_anonymous().saturating_sub(before);
@@ -73,7 +66,8 @@ impl Loaded {
     }
 
     /// Checks the session's inputs and outputs against the manifest's.
-    fn check(session: Session, variant: &VariantFile) -> Result<Self, String> {
+    fn check(resident: Resident, variant: &VariantFile) -> Result<Self, String> {
+        let session = &resident.session;
         let ins = match_tensors("input", session.inputs(), &variant.inputs)?;
         let outs = match_tensors("output", session.outputs(), &variant.outputs)?;
         let mut batches = ins.iter().chain(&outs).filter_map(|tensor| tensor.batch);
@@ -96,7 +90,7 @@ impl Loaded {
             input_order: ins.iter().map(|tensor| tensor.spec).collect(),
             output_order,
             single_item,
-            session,
+            resident,
             footprint: Bytes::ZERO,
             name: variant.name.clone(),
             inputs: Arc::clone(&variant.inputs),
@@ -174,7 +168,8 @@ impl Loaded {
         for (&input, scratch) in self.input_order.iter().zip(&mut self.scratch) {
             fed.push(feed(&self.inputs[input], parts, input, scratch)?);
         }
-        let values = self.session.run_with_options(&fed[..], options).map_err(|error| error.to_string())?;
+        let values =
+            self.resident.session.run_with_options(&fed[..], options).map_err(|error| error.to_string())?;
         drop(fed);
         let mut outputs: Outputs = parts.iter().map(|_| Vec::with_capacity(self.outputs.len())).collect();
         for (spec, &index) in self.outputs.iter().zip(&self.output_order) {
@@ -223,116 +218,6 @@ fn same_item_shapes(requests: &[Vec<Tensor>]) -> bool {
     let first = &requests[0];
     let same = |request: &Vec<Tensor>| request.iter().zip(first).all(|(a, b)| a.shape[1..] == b.shape[1..]);
     requests.iter().all(same)
-}
-
-/// The whole file, if it is a regular one, not too large, and the one that the manifest means.
-fn read_model(variant: &VariantFile, max: u64) -> Result<Vec<u8>, String> {
-    let VariantFile { path, sha256, .. } = variant;
-    let about = |problem: String| format!("{}: {problem}", path.display());
-    let file = File::open(path).map_err(|error| about(error.to_string()))?;
-    let metadata = file.metadata().map_err(|error| about(error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(about("is not a regular file".to_owned()));
-    }
-    if metadata.len() > max {
-        return Err(about(format!("has {} bytes; at most {max}", metadata.len())));
-    }
-    let mut model = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    // It may have grown since.
-    let read = file.take(max.saturating_add(1)).read_to_end(&mut model);
-    read.map_err(|error| about(error.to_string()))?;
-    if model.len() as u64 > max {
-        return Err(about(format!("has more than {max} bytes")));
-    }
-    let found = hex::encode(Sha256::digest(&model));
-    if !found.eq_ignore_ascii_case(sha256) {
-        return Err(about(format!("its SHA-256 is {found}, but the manifest says {sha256}")));
-    }
-    Ok(model)
-}
-
-/// From the cache of optimised graphs if it is there, else from the model, which then goes into the cache.
-/// A sound cached graph was made of the file that the manifest means, so that file is not even read. Also
-/// says how large the graph is.
-fn make_session(
-    runtime: &OrtRuntime,
-    unit: &ExecUnit,
-    settings: &OrtSettings,
-    variant: &VariantFile,
-) -> Result<(Session, Bytes), String> {
-    let from = |graph: &[u8]| {
-        let session = builder(runtime, unit)?.commit_from_memory(graph);
-        session.map(|session| (session, Bytes(graph.len() as u64))).map_err(|error| error.to_string())
-    };
-    // Graphs with nodes compiled for another provider cannot be saved.
-    let cache = settings.cache.as_deref().filter(|_| unit.is_cpu_provider());
-    let Some(cache) = cache else { return from(&read_model(variant, settings.max_file)?) };
-    let key = cache.key(&variant.sha256, runtime.build(), &unit.provider);
-    if let Some(graph) = cache.get(&key) {
-        match from(&graph) {
-            Ok(session) => return Ok(session),
-            Err(error) => {
-                tracing::warn!(variant = %variant.name, %error, "cached graph refused; building it anew");
-                cache.remove(&key);
-            }
-        }
-    }
-    let model = read_model(variant, settings.max_file)?;
-    if let Some(draft) = cache.draft(&key) {
-        let saving = builder(runtime, unit)?.with_optimized_model_path(draft.path());
-        match saving.map_err(ort::Error::from).and_then(|mut builder| builder.commit_from_memory(&model)) {
-            Ok(session) => {
-                cache.publish(&key, draft);
-                return Ok((session, Bytes(model.len() as u64)));
-            }
-            // The model, or the saving: without saving it shows which.
-            Err(error) => tracing::debug!(variant = %variant.name, %error, "not cached"),
-        }
-    }
-    from(&model)
-}
-
-fn builder(runtime: &OrtRuntime, unit: &ExecUnit) -> Result<SessionBuilder, String> {
-    let device = runtime.device(unit).map_err(|error| error.to_string())?;
-    let options = unit.device_options();
-    let build = || -> ort::Result<SessionBuilder> {
-        let mut builder = SessionBuilder::new(runtime.environment())?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(usize::from(unit.threads))?
-            .with_inter_threads(1)?
-            .with_log_level(LogLevel::Warning)?
-            // Spinning threads burn four times the energy at a moderate rate of requests, for no latency.
-            .with_config_entry("session.force_spinning_stop", "1")?
-            .with_config_entry("session.model_external_initializers_file_folder_path", NO_EXTERNAL_WEIGHTS)?;
-        if !unit.is_cpu_provider() {
-            builder = builder.with_config_entry(placement::RECORD_OPTION, "1")?;
-        }
-        for (key, value) in unit.session_options() {
-            builder = builder.with_config_entry(key, value)?;
-        }
-        // Always an explicit device: without one every session moves to the first plug-in provider that
-        // is registered, whoever asked for it.
-        Ok(builder.with_devices([device], Some(&options))?)
-    };
-    build().map_err(|error| error.to_string())
-}
-
-/// Refuses a session that runs elsewhere than its unit says.
-fn check_placement(session: &Session, unit: &ExecUnit) -> Result<(), String> {
-    let nodes = placement::nodes_by_provider(session)
-        .map_err(|error| format!("cannot tell where the graph runs: {error}"))?;
-    let here = nodes.get(&unit.provider).copied().unwrap_or(0);
-    let all: usize = nodes.values().sum();
-    if here == 0 {
-        return Err(format!(
-            "`{}` takes none of the graph's nodes: they would run on {nodes:?}",
-            unit.provider
-        ));
-    }
-    if here < all {
-        tracing::warn!(unit = %unit.name, ?nodes, "part of the graph runs outside the unit's provider");
-    }
-    Ok(())
 }
 
 /// A tensor of the session and its place in the manifest.
