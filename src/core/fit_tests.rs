@@ -137,7 +137,7 @@ fn an_outlier_moves_neither_the_median_nor_the_spread() {
 
 #[test]
 fn noise_shows_in_the_spread() {
-    let noisy = |index: u64| if index % 2 == 0 { 9_000 } else { 11_000 };
+    let noisy = |index: u64| if index.is_multiple_of(2) { 9_000 } else { 11_000 };
     let probes: Vec<Probe> = (0..8)
         .map(|index| Probe { clock: Kilohertz(1), items: 1, latency: Nanos::from_micros(noisy(index)) })
         .collect();

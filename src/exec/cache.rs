@@ -182,15 +182,20 @@ impl GraphCache {
         Some(Draft(self.folder.join(name)))
     }
 
-    /// Makes a saved graph the entry of its key, and makes room. Failure is logged and costs only time.
-    pub fn publish(&self, key: &CacheKey, draft: Draft) {
+    /// Makes a saved graph the entry of its key, and makes room; says whether it is there now. Failure is
+    /// logged and costs only time.
+    pub fn publish(&self, key: &CacheKey, draft: Draft) -> bool {
         match self.try_publish(key, &draft) {
-            Ok(true) => self.evict(),
+            Ok(true) => {
+                self.evict();
+                return true;
+            }
             Ok(false) => tracing::info!("graph larger than the whole cache; not kept"),
             Err(error) => {
                 tracing::warn!(folder = %self.folder.display(), %error, "graph not cached; going on without");
             }
         }
+        false
     }
 
     fn try_publish(&self, key: &CacheKey, draft: &Draft) -> io::Result<bool> {
@@ -299,7 +304,8 @@ mod tests {
     fn put(cache: &GraphCache, key: &CacheKey, graph: &[u8]) {
         let draft = cache.draft(key).unwrap();
         fs::write(draft.path(), graph).unwrap();
-        cache.publish(key, draft);
+        let fits = graph.len() as u64 + HEADER as u64 <= cache.max_bytes;
+        assert_eq!(cache.publish(key, draft), fits);
     }
 
     #[test]
@@ -380,7 +386,7 @@ mod tests {
         let key = cache.key("1", "v", "CPU");
         let draft = cache.draft(&key).unwrap();
         fs::remove_dir_all(&cache.folder).unwrap();
-        cache.publish(&key, draft);
+        assert!(!cache.publish(&key, draft));
         assert_eq!(cache.get(&key), None);
         assert!(cache.draft(&key).is_none());
     }

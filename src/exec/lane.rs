@@ -266,8 +266,11 @@ impl Lane {
             queue.batches -= 1;
             return;
         }
+        let running = queue.running == Some(batch);
         drop(queue);
-        self.cancel.cancel(batch);
+        if running {
+            self.cancel.cancel(batch);
+        }
     }
 
     fn order(&self, order: Order) -> Result<(), Refused> {
@@ -507,3 +510,7 @@ impl Worker {
 fn lost(variant: &str, panic: &(dyn std::any::Any + Send)) -> ExecError {
     ExecError::Provider { variant: variant.to_owned(), message: crate::exec::panic_message(panic) }
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

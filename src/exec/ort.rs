@@ -3,6 +3,7 @@
 //! [`OrtRuntime`] is the library and its one environment per process, [`ExecUnit`] says which execution
 //! provider runs a unit and how, [`OrtExecutor`] holds the unit's sessions and runs batches on them.
 
+mod build;
 mod executor;
 mod memory;
 mod placement;

@@ -19,7 +19,6 @@ use crate::exec::lane::{ProbeReport, ProbeRequest, ProbeRun};
 use crate::exec::{ExecError, Tensor, VariantFile};
 use crate::units::{Bytes, Kilohertz, Microwatts};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Samples beyond these are not used.
 pub const MAX_SAMPLES: usize = 16;
@@ -301,6 +300,3 @@ pub fn profile_with(
     }
     Ok(profiler.finish())
 }
-
-/// Samples that are shared between profilers.
-pub type Samples = Arc<[Vec<Tensor>]>;

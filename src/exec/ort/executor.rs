@@ -120,7 +120,8 @@ struct CancelState {
     running: Option<BatchId>,
     /// The terminate flag is set.
     terminated: bool,
-    /// Cancelled between leaving the lane's queue and the run. Ids are never reused, so a late one is harmless.
+    /// Cancelled between leaving the lane's queue and the run; the lane cancels no other batch than the last
+    /// that left it. Ids are never reused, so a late one is harmless.
     early: Option<BatchId>,
 }
 

@@ -270,7 +270,9 @@ impl OrtRuntime {
         &self.library
     }
 
-    pub(super) fn environment(&self) -> &Environment {
+    /// The process's one environment, for tools that need a session of their own.
+    #[must_use]
+    pub const fn environment(&self) -> &Environment {
         &self.environment
     }
 
@@ -331,5 +333,72 @@ fn device_name(kind: DeviceType) -> &'static str {
         DeviceType::GPU => "gpu",
         DeviceType::NPU => "npu",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(path: &Path) -> LibraryCandidates {
+        LibraryCandidates { configured: Some(path.to_owned()), ..LibraryCandidates::default() }
+    }
+
+    #[test]
+    fn what_was_tried_and_what_to_do_is_in_the_message() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("libonnxruntime.so.9"), "not a library").unwrap();
+        let empty = folder.path().join("empty");
+        let candidates = LibraryCandidates {
+            folders: vec![folder.path().to_owned(), empty],
+            ..LibraryCandidates::default()
+        };
+        let paths: Vec<PathBuf> = candidates.paths().into_iter().map(|(_, path)| path).collect();
+        let expected =
+            ["libonnxruntime.so.9", "empty/lib/libonnxruntime.so"].map(|name| folder.path().join(name));
+        assert_eq!(paths[..2], expected);
+        assert_eq!(paths[2..], ["libonnxruntime.so.1", "libonnxruntime.so"].map(PathBuf::from));
+        let tried: Vec<Attempt> = candidates.paths()[..2]
+            .iter()
+            .map(|(origin, path)| Attempt { origin, path: path.clone(), problem: probe(path).unwrap_err() })
+            .collect();
+        let text = RuntimeError::NoLibrary { tried }.to_string();
+        for part in ["libonnxruntime.so.9", "empty/lib", "scripts/setup", "[runtime]", "1.24"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_operator_s_choice_stands_alone() {
+        let mut candidates = LibraryCandidates {
+            configured: Some(PathBuf::from("/a")),
+            environment: Some("/b".into()),
+            folders: vec![PathBuf::from("/c")],
+        };
+        assert_eq!(candidates.paths(), [("[runtime] library", PathBuf::from("/a"))]);
+        candidates.configured = None;
+        assert_eq!(candidates.paths(), [("ORT_DYLIB_PATH", PathBuf::from("/b"))]);
+        candidates.environment = Some("".into());
+        assert_eq!(candidates.paths()[0].1, PathBuf::from("/c/lib/libonnxruntime.so"));
+    }
+
+    #[test]
+    fn another_library_is_told_apart_and_a_missing_one_named() {
+        let other =
+            ["/lib/x86_64-linux-gnu/libm.so.6", "/lib/aarch64-linux-gnu/libm.so.6", "/lib64/libm.so.6"];
+        if let Some(path) = other.iter().map(Path::new).find(|path| path.exists()) {
+            let error = OrtRuntime::load(&configured(path)).unwrap_err().to_string();
+            assert!(error.contains("not ONNX Runtime"), "{error}");
+        }
+        let error = OrtRuntime::load(&configured(Path::new("/no/such/lib.so"))).unwrap_err().to_string();
+        assert!(error.contains("/no/such/lib.so ([runtime] library): "), "{error}");
+    }
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(parse_version("1.9.2") < Some(MINIMUM_VERSION));
+        assert!(parse_version("1.24.1") >= Some(MINIMUM_VERSION));
+        assert!(parse_version("2.0.0") >= Some(MINIMUM_VERSION));
+        assert_eq!(parse_version("dev"), None);
     }
 }

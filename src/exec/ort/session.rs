@@ -1,29 +1,20 @@
 //! One loaded variant: its session, checked against the manifest's tensors.
 
+use super::build::{Resident, check_placement};
 use super::tensors::{Scratch, element_type, feed, split};
-use super::{ExecUnit, OrtRuntime, OrtSettings, guarded, memory, placement};
+use super::{ExecUnit, OrtRuntime, OrtSettings, guarded, memory};
 use crate::exec::{Tensor, TensorSpec, VariantFile};
 use crate::units::Bytes;
 use bytes::Bytes as Buffer;
-use ort::logging::LogLevel;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::session::{RunOptions, SessionInputValue};
 use ort::value::Outlet;
-use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
-
-/// Weights outside the model file are not covered by its hash, and could name any file of the machine:
-/// ONNX Runtime is told to look for them where nothing is.
-const NO_EXTERNAL_WEIGHTS: &str = "/proc/self/fdinfo/none";
 
 /// A loaded variant.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    session: Session,
+    resident: Resident,
     footprint: Bytes,
     name: String,
     inputs: Arc<[TensorSpec]>,
@@ -51,18 +42,16 @@ impl Loaded {
     ) -> Result<Self, String> {
         let _guard = memory::measuring();
         let before = memory::resident_anonymous();
-        let model = read_model(&variant.path, settings.max_file, &variant.sha256)?;
-        let file_size = Bytes(model.len() as u64);
-        let session = guarded(|| make_session(runtime, unit, settings, variant, &model))?;
-        drop(model);
-        let mut loaded = Self::check(session, variant)?;
+        let resident = guarded(|| Resident::open(runtime, unit, settings, variant))?;
+        let size = resident.size;
+        let mut loaded = Self::check(resident, variant)?;
         if !unit.is_cpu_provider() {
-            check_placement(&loaded.session, unit)?;
+            check_placement(&loaded.resident.session, unit)?;
         }
         loaded.warm_up();
         let grown = memory::resident_anonymous().saturating_sub(before);
         // Reused heap can hide the growth; the weights are there in any case.
-        loaded.footprint = grown.max(file_size);
+        loaded.footprint = grown.max(size);
         Ok(loaded)
     }
 
@@ -77,7 +66,8 @@ impl Loaded {
     }
 
     /// Checks the session's inputs and outputs against the manifest's.
-    fn check(session: Session, variant: &VariantFile) -> Result<Self, String> {
+    fn check(resident: Resident, variant: &VariantFile) -> Result<Self, String> {
+        let session = &resident.session;
         let ins = match_tensors("input", session.inputs(), &variant.inputs)?;
         let outs = match_tensors("output", session.outputs(), &variant.outputs)?;
         let mut batches = ins.iter().chain(&outs).filter_map(|tensor| tensor.batch);
@@ -100,7 +90,7 @@ impl Loaded {
             input_order: ins.iter().map(|tensor| tensor.spec).collect(),
             output_order,
             single_item,
-            session,
+            resident,
             footprint: Bytes::ZERO,
             name: variant.name.clone(),
             inputs: Arc::clone(&variant.inputs),
@@ -122,7 +112,7 @@ impl Loaded {
             self.run(&[zeros], &options)
         });
         if let Err(message) = ran {
-            tracing::debug!(variant = %self.name, %message, "warm-up on zeros refused");
+            tracing::warn!(variant = %self.name, %message, "it does not run on zeros");
         }
     }
 
@@ -178,7 +168,8 @@ impl Loaded {
         for (&input, scratch) in self.input_order.iter().zip(&mut self.scratch) {
             fed.push(feed(&self.inputs[input], parts, input, scratch)?);
         }
-        let values = self.session.run_with_options(&fed[..], options).map_err(|error| error.to_string())?;
+        let values =
+            self.resident.session.run_with_options(&fed[..], options).map_err(|error| error.to_string())?;
         drop(fed);
         let mut outputs: Outputs = parts.iter().map(|_| Vec::with_capacity(self.outputs.len())).collect();
         for (spec, &index) in self.outputs.iter().zip(&self.output_order) {

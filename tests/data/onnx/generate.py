@@ -12,9 +12,9 @@ from onnx import numpy_helper
 F = T.FLOAT
 
 
-def save(name, nodes, inputs, outputs, initializers=(), functions=None):
+def save(name, nodes, inputs, outputs, initializers=()):
     graph = h.make_graph(list(nodes), name, list(inputs), list(outputs), list(initializers))
-    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], producer_name="wattd-tests")
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], producer_name="wattd-tests")
     model.ir_version = 9
     with open(f"{name}.onnx", "wb") as file:
         file.write(model.SerializeToString(deterministic=True))
@@ -141,6 +141,13 @@ def main():
         [h.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=1)],
         [value("x", ["N", "T"])],
         [value("y", ["N", 1])],
+    )
+    # An operator that only ONNX Runtime's own kernels know.
+    save(
+        "inverse",
+        [h.make_node("Inverse", ["x"], ["y"], domain="com.microsoft")],
+        [value("x", ["N", 2, 2])],
+        [value("y", ["N", 2, 2])],
     )
     # 64 MiB of weights out of a file of a few hundred bytes.
     save(

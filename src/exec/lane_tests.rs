@@ -1,0 +1,311 @@
+use super::*;
+use crate::core::event::BatchId;
+use crate::exec::DataType;
+use crate::time::MonotonicClock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+/// What a test sees of a lane.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Loaded(u16),
+    LoadFailed(u16, String),
+    Unloaded(u16),
+    Completed(u64, Result<(), BatchFailure>, Option<String>),
+    Probed(u64, Result<Vec<u32>, String>),
+}
+
+struct Events(SyncSender<Seen>);
+
+impl Events {
+    fn tell(&self, seen: Seen) {
+        self.0.send(seen).unwrap();
+    }
+}
+
+impl LaneEvents for Events {
+    fn loaded(&self, _: UnitId, variant: VariantId, _: Bytes) {
+        self.tell(Seen::Loaded(variant.0));
+    }
+    fn load_failed(&self, _: UnitId, variant: VariantId, error: &ExecError) {
+        self.tell(Seen::LoadFailed(variant.0, error.to_string()));
+    }
+    fn unloaded(&self, _: UnitId, variant: VariantId) {
+        self.tell(Seen::Unloaded(variant.0));
+    }
+    fn completed(&self, completion: Completion, result: Result<Output, ExecError>) {
+        assert!(completion.started <= completion.finished);
+        let message = result.err().map(|error| error.to_string());
+        self.tell(Seen::Completed(completion.batch.0, completion.result, message));
+    }
+    fn probed(&self, _: UnitId, report: ProbeReport) {
+        let runs = report.result.map(|runs| runs.iter().map(|run| run.items).collect());
+        self.tell(Seen::Probed(report.id, runs.map_err(|error| error.to_string())));
+    }
+}
+
+/// Waits in each run until the test lets it go on, and says that it began.
+struct Gate {
+    began: SyncSender<BatchId>,
+    go: Receiver<()>,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Cancel for Flag {
+    fn cancel(&self, _: BatchId) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Fake {
+    gate: Option<Gate>,
+    loaded: Vec<VariantId>,
+    cancelled: Arc<Flag>,
+}
+
+impl Executor for Fake {
+    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+        assert!(variant.id.0 != 13, "unlucky");
+        if variant.id.0 == 99 {
+            return Err(ExecError::Provider { variant: variant.name.clone(), message: "no".to_owned() });
+        }
+        self.loaded.push(variant.id);
+        Ok(Bytes(1))
+    }
+    fn unload(&mut self, variant: VariantId) {
+        self.loaded.retain(|id| *id != variant);
+    }
+    fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
+        assert!(std::thread::current().name() == Some("lane-fake"));
+        if !self.loaded.contains(&batch.variant) {
+            return Err(ExecError::NotLoaded(batch.variant));
+        }
+        assert!(batch.id.0 != 13, "unlucky");
+        if let Some(gate) = &self.gate {
+            gate.began.send(batch.id).unwrap();
+            while gate.go.recv_timeout(Duration::from_millis(1)).is_err() {
+                if self.cancelled.0.swap(false, Ordering::SeqCst) {
+                    return Err(ExecError::Cancelled);
+                }
+            }
+        }
+        Ok(Output { requests: batch.requests.clone(), energy: None })
+    }
+    fn canceller(&self) -> Arc<dyn Cancel> {
+        Arc::clone(&self.cancelled) as Arc<dyn Cancel>
+    }
+}
+
+struct Fixture {
+    lane: Lane,
+    seen: Receiver<Seen>,
+    began: Receiver<BatchId>,
+    go: SyncSender<()>,
+}
+
+fn fixture(gated: bool) -> Fixture {
+    let (tell, seen) = sync_channel(100);
+    let (tell_began, began) = sync_channel(100);
+    let (go, wait_go) = sync_channel(100);
+    let gate = gated.then_some(Gate { began: tell_began, go: wait_go });
+    let make = move || {
+        let fake = Fake { gate, loaded: Vec::new(), cancelled: Arc::default() };
+        Ok(Box::new(fake) as Box<dyn Executor>)
+    };
+    let lane =
+        Lane::spawn("fake", UnitId(3), make, Arc::new(Events(tell)), MonotonicClock::shared()).unwrap();
+    Fixture { lane, seen, began, go }
+}
+
+fn variant(id: u16) -> VariantFile {
+    VariantFile {
+        id: VariantId(id),
+        name: format!("m/{id}"),
+        path: "unused".into(),
+        sha256: String::new(),
+        inputs: Arc::new([]),
+        outputs: Arc::new([]),
+        macs: 0,
+        traffic_bytes: 0,
+        precision: String::new(),
+    }
+}
+
+fn request(items: usize) -> Vec<Tensor> {
+    vec![Tensor { dtype: DataType::Uint8, shape: vec![items], data: vec![0; items].into() }]
+}
+
+fn batch(id: u64, variant: u16) -> Batch {
+    Batch { id: BatchId(id), variant: VariantId(variant), requests: vec![request(1)] }
+}
+
+fn done(id: u64) -> Seen {
+    Seen::Completed(id, Ok(()), None)
+}
+
+fn cancelled(id: u64) -> Seen {
+    Seen::Completed(id, Err(BatchFailure::Cancelled), Some("cancelled".to_owned()))
+}
+
+#[test]
+fn orders_are_carried_out_in_order() {
+    let Fixture { lane, seen, .. } = fixture(false);
+    lane.load(variant(1)).unwrap();
+    lane.load(variant(99)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    assert_eq!(seen.recv().unwrap(), Seen::LoadFailed(99, "m/99: no".to_owned()));
+    lane.run(batch(1, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(1));
+    lane.unload(VariantId(1)).unwrap();
+    lane.run(batch(2, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Unloaded(1));
+    let Seen::Completed(2, Err(BatchFailure::NotLoaded), _) = seen.recv().unwrap() else { panic!() };
+}
+
+#[test]
+fn one_batch_waits_and_a_second_is_refused() {
+    let Fixture { lane, seen, began, go } = fixture(true);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    lane.run(batch(1, 1)).unwrap();
+    assert_eq!(began.recv().unwrap(), BatchId(1));
+    lane.run(batch(2, 1)).unwrap();
+    assert_eq!(lane.run(batch(3, 1)), Err(Refused::Full));
+    // Other orders still pass.
+    lane.unload(VariantId(5)).unwrap();
+    go.send(()).unwrap();
+    assert_eq!(began.recv().unwrap(), BatchId(2));
+    lane.run(batch(4, 1)).unwrap();
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    let order: Vec<Seen> = (0..4).map(|_| seen.recv().unwrap()).collect();
+    assert_eq!(order, [done(1), done(2), Seen::Unloaded(5), done(4)]);
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let Fixture { lane, seen, began, go } = fixture(true);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    lane.run(batch(1, 1)).unwrap();
+    began.recv().unwrap();
+    for _ in 0..QUEUE_LIMIT {
+        lane.unload(VariantId(5)).unwrap();
+    }
+    assert_eq!(lane.unload(VariantId(5)), Err(Refused::Full));
+    go.send(()).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(1));
+}
+
+#[test]
+fn a_waiting_batch_is_cancelled_in_the_queue_and_a_running_one_in_the_executor() {
+    let Fixture { lane, seen, began, go } = fixture(true);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    lane.run(batch(1, 1)).unwrap();
+    began.recv().unwrap();
+    lane.run(batch(2, 1)).unwrap();
+    lane.cancel(BatchId(2));
+    // Its place is free at once.
+    lane.run(batch(3, 1)).unwrap();
+    go.send(()).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(1));
+    assert_eq!(seen.recv().unwrap(), cancelled(2));
+    assert_eq!(began.recv().unwrap(), BatchId(3), "2 never ran");
+    lane.cancel(BatchId(3));
+    assert_eq!(seen.recv().unwrap(), cancelled(3));
+}
+
+#[test]
+fn dropping_answers_everything_and_ends_the_thread() {
+    let Fixture { lane, seen, began, go } = fixture(true);
+    lane.load(variant(1)).unwrap();
+    lane.run(batch(1, 1)).unwrap();
+    began.recv().unwrap();
+    lane.run(batch(2, 1)).unwrap();
+    let probe = ProbeRequest { id: 7, variant: variant(1), runs: vec![vec![request(1)]], warm_ups: 0 };
+    lane.probe(probe).unwrap();
+    drop(lane);
+    let rest: Vec<Seen> = seen.into_iter().collect();
+    assert_eq!(rest[..3], [Seen::Loaded(1), cancelled(1), cancelled(2)]);
+    assert_eq!(rest[3..], [Seen::Probed(7, Err("cancelled".to_owned()))]);
+    drop(go);
+}
+
+#[test]
+fn a_panic_of_the_executor_costs_its_batch_only() {
+    let Fixture { lane, seen, .. } = fixture(false);
+    lane.load(variant(1)).unwrap();
+    lane.load(variant(13)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    assert_eq!(seen.recv().unwrap(), Seen::LoadFailed(13, "m/13: panicked: unlucky".to_owned()));
+    lane.run(batch(13, 1)).unwrap();
+    let Seen::Completed(13, Err(BatchFailure::Provider), Some(message)) = seen.recv().unwrap() else {
+        panic!()
+    };
+    assert!(message.contains("unlucky"), "{message}");
+    lane.run(batch(14, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(14));
+}
+
+#[test]
+fn an_executor_that_cannot_be_made_is_no_lane() {
+    let (tell, _seen) = sync_channel(1);
+    let events: Arc<dyn LaneEvents> = Arc::new(Events(tell));
+    let spawn = |make: fn() -> Result<Box<dyn Executor>, BoxError>| {
+        Lane::spawn("bad", UnitId(0), make, Arc::clone(&events), MonotonicClock::shared())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(spawn(|| Err("no such provider".into())), "lane bad: no such provider");
+    assert!(spawn(|| panic!("boom")).contains("boom"));
+}
+
+#[test]
+fn a_probe_gives_way_between_its_runs() {
+    let Fixture { lane, seen, began, go } = fixture(true);
+    let runs = vec![vec![request(1)], vec![request(1)], vec![request(2), request(3)]];
+    lane.probe(ProbeRequest { id: 5, variant: variant(1), runs, warm_ups: 1 }).unwrap();
+    assert_eq!(began.recv().unwrap(), PROBE_BATCH, "the warm-up");
+    lane.load(variant(2)).unwrap();
+    lane.run(batch(1, 2)).unwrap();
+    go.send(()).unwrap();
+    // The orders that came during the warm-up go before the first run.
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(2));
+    assert_eq!(began.recv().unwrap(), BatchId(1));
+    go.send(()).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(1));
+    for _ in 0..3 {
+        assert_eq!(began.recv().unwrap(), PROBE_BATCH);
+        go.send(()).unwrap();
+    }
+    assert_eq!(seen.recv().unwrap(), Seen::Probed(5, Ok(vec![1, 1, 5])));
+    // It was loaded for the probe alone.
+    lane.run(batch(2, 1)).unwrap();
+    let Seen::Completed(2, Err(BatchFailure::NotLoaded), _) = seen.recv().unwrap() else { panic!() };
+}
+
+#[test]
+fn a_probe_leaves_loaded_what_the_core_ordered() {
+    let Fixture { lane, seen, .. } = fixture(false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    lane.probe(ProbeRequest { id: 6, variant: variant(1), runs: vec![vec![request(1)]], warm_ups: 2 })
+        .unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Probed(6, Ok(vec![1])));
+    lane.run(batch(1, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(1));
+}
+
+#[test]
+fn a_failing_probe_is_reported_and_a_second_one_waits_its_turn() {
+    let Fixture { lane, seen, .. } = fixture(false);
+    lane.probe(ProbeRequest { id: 1, variant: variant(99), runs: vec![vec![request(1)]], warm_ups: 0 })
+        .unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Probed(1, Err("m/99: no".to_owned())));
+    lane.probe(ProbeRequest { id: 2, variant: variant(1), runs: Vec::new(), warm_ups: 0 }).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Probed(2, Ok(Vec::new())));
+}
