@@ -10,6 +10,7 @@ pub mod board;
 pub mod config;
 pub mod core;
 pub mod ctl;
+pub mod daemon;
 pub mod exec;
 pub mod journal;
 pub mod model;

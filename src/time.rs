@@ -68,6 +68,14 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// Milliseconds since the Unix epoch, for clients that count that way.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "the one place that reads a clock")]
+pub fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Seconds since the Unix epoch, for records that outlive the process.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "the one place that reads a clock")]

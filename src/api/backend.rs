@@ -70,6 +70,11 @@ pub struct Answer {
     pub unit: Arc<str>,
 }
 
+/// A request that names something that the configuration does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SubmitError(pub String);
+
 /// A submitted request. Dropping it before the answer came tells the core that the client left.
 #[derive(Debug)]
 pub struct Pending {
@@ -146,7 +151,10 @@ pub struct ModelCounters {
 /// The daemon, as the API sees it. All methods return at once.
 pub trait Backend: Send + Sync + 'static {
     /// Hands a request to the core.
-    fn submit(&self, submission: Submission) -> Pending;
+    ///
+    /// # Errors
+    /// If it names a class that there is not, or that is not for this app.
+    fn submit(&self, submission: Submission) -> Result<Pending, SubmitError>;
     /// The models, by index.
     fn models(&self) -> Arc<Vec<ModelView>>;
     /// Whether at least one variant of the model is loaded and may serve.
@@ -159,6 +167,8 @@ pub trait Backend: Send + Sync + 'static {
     fn counters(&self, model: usize) -> ModelCounters;
     /// Everything `wattctl status` shows, as JSON.
     fn status(&self) -> serde_json::Value;
+    /// Everything `wattctl models` shows, as JSON.
+    fn models_status(&self) -> serde_json::Value;
     /// The Prometheus page.
     fn metrics(&self) -> String;
     /// Orders profiling of a model (or all) anew; the result appears in the status.

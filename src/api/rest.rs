@@ -156,6 +156,10 @@ async fn route(charge: &Arc<Charge>, scope: Scope, request: Request<Incoming>) -
             only(&head, "GET")?;
             Ok(Reply::json(&charge.connection.backend().status()))
         }
+        ["wattd", "v1", "models"] => {
+            only(&head, "GET")?;
+            Ok(Reply::json(&charge.connection.backend().models_status()))
+        }
         ["wattd", "v1", "profile"] => {
             only(&head, "POST")?;
             Ok(profile(charge, body).await?)

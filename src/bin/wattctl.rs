@@ -4,6 +4,8 @@
 mod args;
 #[path = "wattctl/commands.rs"]
 mod commands;
+#[path = "wattctl/machine.rs"]
+mod machine;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -131,6 +131,24 @@ impl Core {
         self.clocks.controllable(domain)
     }
 
+    /// The clock that a domain runs at under load, as far as known.
+    #[must_use]
+    pub fn present_clock(&self, domain: crate::core::catalog::DomainId) -> Option<crate::units::Kilohertz> {
+        self.clocks.present(domain, &self.snapshot)
+    }
+
+    /// Busy power of a variant on a unit relative to its profile, as meters and rails show it.
+    #[must_use]
+    pub fn power_correction(&self, variant: VariantId, unit: UnitId) -> f64 {
+        self.estimates.power_bias(variant, unit) * self.estimates.power_scale()
+    }
+
+    /// Whether at least one variant of the model is loaded.
+    #[must_use]
+    pub fn model_ready(&self, model: crate::core::catalog::ModelId) -> bool {
+        self.residency.any_loaded(&self.catalog, model)
+    }
+
     /// Whether nothing waits and nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use wattd::api::backend::{Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission};
+use wattd::api::backend::{
+    Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission, SubmitError,
+};
 use wattd::core::catalog::{Provenance, UnitId, VariantId};
 use wattd::core::event::{Outcome, Rejection, Served};
 use wattd::exec::{DataType, Tensor, TensorSpec};
@@ -127,7 +129,7 @@ const SERVED: Served = Served {
 };
 
 impl Backend for Double {
-    fn submit(&self, submission: Submission) -> Pending {
+    fn submit(&self, submission: Submission) -> Result<Pending, SubmitError> {
         let request = self.requests.fetch_add(1, Relaxed) + 1;
         let (sender, answer) = oneshot::channel();
         let cancelled = Arc::clone(&self.cancelled);
@@ -138,7 +140,7 @@ impl Backend for Double {
         *self.last.lock().unwrap() = Some(Seen { wishes: wishes.clone(), peer: peer.clone(), items: *items });
         if submission.model == HOLD {
             self.held.lock().unwrap().push(sender);
-            return Pending { answer, guard: CancelGuard(Some(Box::new(cancel))) };
+            return Ok(Pending { answer, guard: CancelGuard(Some(Box::new(cancel))) });
         }
         let rejected = Self::rejection(&submission);
         let outcome = match rejected {
@@ -149,7 +151,7 @@ impl Backend for Double {
         if rejected.is_some() { &self.failed } else { &self.served }.fetch_add(1, Relaxed);
         let _ =
             sender.send(Answer { request, outcome, outputs, variant: "small".into(), unit: "cpu".into() });
-        Pending { answer, guard: CancelGuard(Some(Box::new(cancel))) }
+        Ok(Pending { answer, guard: CancelGuard(Some(Box::new(cancel))) })
     }
 
     fn models(&self) -> Arc<Vec<ModelView>> {
@@ -183,6 +185,10 @@ impl Backend for Double {
             success: Nanos(400_000 * served),
             last_inference_ms: 1_700_000_000_000,
         }
+    }
+
+    fn models_status(&self) -> serde_json::Value {
+        serde_json::Value::Null
     }
 
     fn status(&self) -> serde_json::Value {

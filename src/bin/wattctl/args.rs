@@ -30,8 +30,14 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Measure variants anew, and show the models when that is done.
     Profile(ProfileArgs),
-    /// Check a configuration file.
+    /// Check a configuration file with the board file and the models that it names.
     Check(CheckArgs),
+    /// Put back the clocks that a daemon, which is gone, left changed.
+    Restore(RestoreArgs),
+    /// Replay a journal: the core must decide as it did.
+    Replay(ReplayArgs),
+    /// Serve a simulated board to a daemon: a sysfs tree, and a socket that says how long runs take.
+    SimBoard(SimBoardArgs),
     /// Write man pages or shell completions.
     #[command(hide = true)]
     Generate(GenerateArgs),
@@ -202,6 +208,59 @@ pub(crate) struct ProfileArgs {
 pub(crate) struct CheckArgs {
     /// The configuration file.
     pub(crate) file: PathBuf,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Configuration that names the state directory and the sysfs root.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The daemon's state directory [default: the configuration's, else /var/lib/wattd].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Directory that stands for /sys [default: the configuration's, else /sys].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sysfs_root: Option<PathBuf>,
+}
+
+/// `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The journal, `events.jsonl` in [journal] dir.
+    pub(crate) journal: PathBuf,
+    /// Print every effect with its time in microseconds.
+    #[arg(long)]
+    pub(crate) effects: bool,
+}
+
+/// `sim-board`.
+#[derive(Debug, Args)]
+pub(crate) struct SimBoardArgs {
+    /// The board file; `config/boards/` has some.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) board: PathBuf,
+    /// Where the tree goes: a directory of its own.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mount: PathBuf,
+    /// Socket for the daemon's lanes (`wattd --accelerator`).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Disturbances: what happens to the board, and when.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+    /// Seed of all that is random on the board.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Let heat move this much faster than on the real board.
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) thermal_speedup: Option<f64>,
+    /// Let every model cost this much more than its manifest says [default: the board file's].
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) work_scale: Option<f64>,
+    /// Plain files instead of a FUSE file system.
+    #[arg(long)]
+    pub(crate) files_only: bool,
 }
 
 /// `generate`.

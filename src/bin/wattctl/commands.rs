@@ -2,9 +2,10 @@
 
 use crate::Failure;
 use crate::args::{
-    AskArgs, CheckArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs,
-    StatusArgs, WishArgs,
+    AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
+    WishArgs,
 };
+use crate::machine;
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use serde::Serialize;
@@ -13,7 +14,6 @@ use std::io::{BufReader, Write as _};
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use wattd::config::Config;
 use wattd::ctl::ask;
 use wattd::ctl::load::inputs::SampleInputs;
 use wattd::ctl::load::scenario::{self, Scenario, SimpleFlags};
@@ -24,7 +24,7 @@ use wattd::ctl::report::{self, Compared, table};
 use wattd::ctl::rpc::Rpc;
 use wattd::ctl::show;
 use wattd::ctl::status::{Models, Status};
-use wattd::model::{ModelStore, npy};
+use wattd::model::npy;
 
 /// Largest input file of `infer`.
 const INPUT_LIMIT: u64 = 256 << 20;
@@ -37,7 +37,10 @@ type Done = Result<(), Failure>;
 pub(crate) fn run(cli: Cli) -> Done {
     match cli.command {
         Command::Report(args) => report(&args),
-        Command::Check(args) => check(&args),
+        Command::Check(args) => machine::check(&args),
+        Command::Restore(args) => machine::restore(&args),
+        Command::Replay(args) => machine::replay(&args),
+        Command::SimBoard(args) => machine::sim_board(args),
         Command::Generate(args) => generate(&args),
         other => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,7 +60,8 @@ async fn ask_daemon(command: Command) -> Done {
         Command::Infer(args) => infer(args).await,
         Command::Load(args) => load(args).await,
         Command::Profile(args) => profile(&args).await,
-        Command::Report(_) | Command::Check(_) | Command::Generate(_) => Ok(()),
+        // The others need no daemon.
+        _ => Ok(()),
     }
 }
 
@@ -337,21 +341,6 @@ async fn profile(args: &ProfileArgs) -> Done {
     let wanted = |name: &str| args.model.as_ref().is_none_or(|model| model == name);
     let models = Models { models: models.models.into_iter().filter(|model| wanted(&model.name)).collect() };
     if args.ask.json { print_json(&models) } else { print(&show::models(&models)) }
-}
-
-fn check(args: &CheckArgs) -> Done {
-    let config = Config::load(&args.file).map_err(|problems| Failure::Input(anyhow!("{problems}")))?;
-    let (models, problems) = ModelStore::open(&config.models.dirs);
-    let mut text = format!("{}: well-formed\n", args.file.display());
-    for model in models.iter().filter(|model| model.unavailable.is_none()) {
-        text.push_str(&format!("model {}: {} variants verified\n", model.name, model.variants().len()));
-    }
-    print(&text)?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Err(Failure::Input(anyhow!("{}", lines.join("\n"))))
 }
 
 fn generate(args: &GenerateArgs) -> Done {

@@ -146,6 +146,13 @@ impl SysfsBoard {
     }
 }
 
+/// Reads the memory of this machine and of this process, for boards without a tree of their own.
+#[must_use]
+pub fn memory_probe() -> crate::board::sim::MemoryProbe {
+    let mut sensor = memory::MemorySensor::new();
+    Box::new(move || sensor.sample())
+}
+
 fn unwritable(root: &SysfsRoot, bound: &Path) -> Option<String> {
     use nix::unistd::{AccessFlags, access};
     let path = root.path(bound);

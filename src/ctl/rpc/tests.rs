@@ -1,7 +1,9 @@
 //! Against real messages, and a real service on a real socket.
 
 use super::*;
-use crate::api::backend::{Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission};
+use crate::api::backend::{
+    Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission, SubmitError,
+};
 use crate::api::proto::model_infer_response::InferOutputTensor;
 use crate::api::{Options, bind_all, serve_bound};
 use crate::core::catalog::{UnitId, VariantId};
@@ -109,7 +111,7 @@ async fn a_missing_daemon_is_named_with_what_to_do() {
 struct Daemon;
 
 impl Backend for Daemon {
-    fn submit(&self, submission: Submission) -> Pending {
+    fn submit(&self, submission: Submission) -> Result<Pending, SubmitError> {
         let (answer, received) = oneshot::channel();
         let first = submission.inputs[0].data.first().copied().unwrap_or(0);
         let outcome = if submission.wishes.class.as_deref() == Some("hot") {
@@ -133,7 +135,7 @@ impl Backend for Daemon {
         let outputs = vec![Tensor { dtype: DataType::Fp32, shape: vec![1, 3], data: data.into() }];
         let (variant, unit) = ("int8".into(), "gpu".into());
         let _ = answer.send(Answer { request: 1, outcome, outputs, variant, unit });
-        Pending { answer: received, guard: CancelGuard(None) }
+        Ok(Pending { answer: received, guard: CancelGuard(None) })
     }
 
     fn models(&self) -> Arc<Vec<ModelView>> {
@@ -163,6 +165,10 @@ impl Backend for Daemon {
 
     fn counters(&self, _: usize) -> ModelCounters {
         ModelCounters::default()
+    }
+
+    fn models_status(&self) -> serde_json::Value {
+        serde_json::Value::Null
     }
 
     fn status(&self) -> serde_json::Value {

@@ -1,0 +1,451 @@
+//! The single owner of the core: feeds it events, one at a time, and carries out its effects.
+//!
+//! There is no thread of the core's own. Whoever has an event (a connection with a request, a lane with a
+//! completion, the sensor thread with a sweep) takes the lock, lets the core decide, and hands out the orders
+//! while still holding it, so that orders reach lanes and clocks in the order of the decisions. That saves two
+//! thread hops per request; a decision takes microseconds. Answers are sent after the lock is released.
+
+use super::profiling::ProbeDesk;
+use crate::api::backend::{Answer, ModelCounters, ModelView, Pending, Submission};
+use crate::core::Core;
+use crate::core::catalog::{ModelId, UnitId, VariantId};
+use crate::core::event::{
+    BatchFailure, BatchId, ClassId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request,
+    RequestId, Setpoints,
+};
+use crate::exec::lane::{Lane, LaneEvents, ProbeReport};
+use crate::exec::{Batch, ExecError, Output, Tensor, VariantFile};
+use crate::journal::Recorder;
+use crate::observe::Observer;
+use crate::time::{Clock, Timestamp};
+use crate::units::{Bytes, Nanos};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::oneshot;
+
+/// A request that has no answer yet.
+struct Unanswered {
+    reply: oneshot::Sender<Answer>,
+    inputs: Vec<Tensor>,
+    model: ModelId,
+    arrival: Timestamp,
+}
+
+/// What is behind the lock.
+pub(super) struct State {
+    pub(super) core: Core,
+    pub(super) observer: Observer,
+    pub(super) recorder: Option<Recorder>,
+    pub(super) counters: Vec<ModelCounters>,
+    pub(super) totals: Totals,
+    unanswered: HashMap<RequestId, Unanswered>,
+    running: HashMap<BatchId, Dispatch>,
+    next_request: u64,
+    setpoints: Setpoints,
+}
+
+/// Counts over all models since the start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Totals {
+    pub(super) served: u64,
+    pub(super) missed: u64,
+    pub(super) rejected: BTreeMap<Rejection, u64>,
+}
+
+/// Names that answers carry, made once.
+struct Names {
+    variants: Vec<Arc<str>>,
+    units: Vec<Arc<str>>,
+    none: Arc<str>,
+}
+
+/// The engine. Shared by all threads.
+pub struct Engine {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Signals a wake-up that became due earlier, or new setpoints.
+    timer: Condvar,
+    actuate: Condvar,
+    armed: Mutex<Armed>,
+    lanes: OnceLock<Vec<Lane>>,
+    files: Vec<VariantFile>,
+    pub(super) views: Arc<Vec<ModelView>>,
+    names: Names,
+    pub(super) probes: ProbeDesk,
+}
+
+/// What the timer thread sleeps until, and whether it should end.
+#[derive(Debug, Clone, Copy)]
+struct Armed {
+    until: Timestamp,
+    ending: bool,
+}
+
+type Answers = SmallVec<[(oneshot::Sender<Answer>, Answer); 4]>;
+type Outputs = HashMap<RequestId, Vec<Tensor>>;
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine whose lanes come with [`Engine::attach_lanes`].
+    pub(super) fn new(
+        core: Core,
+        observer: Observer,
+        recorder: Option<Recorder>,
+        files: Vec<VariantFile>,
+        views: Vec<ModelView>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let catalog = core.catalog();
+        let names = Names {
+            variants: catalog.variants.iter().map(|variant| Arc::from(variant.name.as_str())).collect(),
+            units: catalog.board.units.iter().map(|unit| Arc::from(unit.name.as_str())).collect(),
+            none: Arc::from(""),
+        };
+        let setpoints = Setpoints { domains: vec![None; catalog.board.domains.len()] };
+        Self {
+            state: Mutex::new(State {
+                observer,
+                recorder,
+                counters: vec![ModelCounters::default(); views.len()],
+                totals: Totals::default(),
+                unanswered: HashMap::new(),
+                running: HashMap::new(),
+                next_request: 1,
+                setpoints,
+                core,
+            }),
+            clock,
+            timer: Condvar::new(),
+            actuate: Condvar::new(),
+            armed: Mutex::new(Armed { until: Timestamp::MAX, ending: false }),
+            lanes: OnceLock::new(),
+            files,
+            views: Arc::new(views),
+            names,
+            probes: ProbeDesk::default(),
+        }
+    }
+
+    /// Hands over the lanes, one per unit. Once.
+    pub(super) fn attach_lanes(&self, lanes: Vec<Lane>) {
+        let fresh = self.lanes.set(lanes).is_ok();
+        debug_assert!(fresh, "lanes are attached once");
+    }
+
+    pub(super) fn lane(&self, unit: UnitId) -> Option<&Lane> {
+        self.lanes.get()?.get(unit.index())
+    }
+
+    pub(super) fn file(&self, variant: VariantId) -> &VariantFile {
+        &self.files[variant.index()]
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held is a bug that was logged; refusing all service over it is worse.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the core handle an event and carries out what it decides.
+    pub(super) fn feed(&self, event: Event) {
+        let mut state = self.state();
+        let answers = self.step(&mut state, event, &mut Outputs::new());
+        drop(state);
+        send(answers);
+    }
+
+    fn step(&self, state: &mut State, event: Event, outputs: &mut Outputs) -> Answers {
+        let mut answers = Answers::new();
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.clock.now();
+            state.observer.event(now, &event);
+            if let Some(recorder) = &mut state.recorder {
+                recorder.event(now, &event);
+            }
+            state.core.handle(now, event);
+            state.observer.decision_took(self.clock.now().since(now));
+            while let Some(effect) = state.core.poll_effect() {
+                state.observer.effect(now, &effect);
+                if let Some(recorder) = &mut state.recorder {
+                    recorder.effect(&effect);
+                }
+                self.carry_out(state, effect, now, outputs, &mut answers, &mut events);
+            }
+        }
+        self.arm(state.core.next_wakeup());
+        answers
+    }
+
+    /// Carries out one effect. A lane that does not take an order answers with an event at once.
+    fn carry_out(
+        &self,
+        state: &mut State,
+        effect: Effect,
+        now: Timestamp,
+        outputs: &mut Outputs,
+        answers: &mut Answers,
+        events: &mut VecDeque<Event>,
+    ) {
+        match effect {
+            Effect::Dispatch(dispatch) => {
+                if let Some(failed) = self.dispatch(state, dispatch, now) {
+                    events.push_back(Event::Completed(failed));
+                }
+            }
+            Effect::Abort(batch) => {
+                let unit = state.running.get(&batch).map(|dispatch| dispatch.unit);
+                if let Some(lane) = unit.and_then(|unit| self.lane(unit)) {
+                    lane.cancel(batch);
+                }
+            }
+            Effect::Reply { request, outcome } => {
+                let tensors = outputs.remove(&request).unwrap_or_default();
+                answers.extend(self.answer(state, request, outcome, tensors, now));
+            }
+            Effect::Load { variant, unit } => {
+                let taken = self.lane(unit).is_some_and(|lane| lane.load(self.file(variant).clone()).is_ok());
+                if !taken {
+                    events.push_back(Event::LoadFailed { variant, unit });
+                }
+            }
+            Effect::Unload { variant, unit } => {
+                let taken = self.lane(unit).is_some_and(|lane| lane.unload(variant).is_ok());
+                if !taken {
+                    events.push_back(Event::Unloaded { variant, unit });
+                }
+            }
+            Effect::Set(setpoints) => {
+                for (slot, bounds) in state.setpoints.domains.iter_mut().zip(setpoints.domains) {
+                    *slot = bounds.or(*slot);
+                }
+                self.actuate.notify_one();
+            }
+            Effect::Note(_) => {}
+        }
+    }
+
+    /// Sends a batch to its lane; the completion that says so if the lane does not take it.
+    fn dispatch(&self, state: &mut State, dispatch: Dispatch, now: Timestamp) -> Option<Completion> {
+        let take = |id: &RequestId| {
+            state
+                .unanswered
+                .get_mut(id)
+                .map(|request| std::mem::take(&mut request.inputs))
+                .unwrap_or_default()
+        };
+        let requests = dispatch.requests.iter().map(take).collect();
+        let (id, unit) = (dispatch.batch, dispatch.unit);
+        let batch = Batch { id, variant: dispatch.variant, requests };
+        state.running.insert(id, dispatch);
+        let taken = self.lane(unit).is_some_and(|lane| lane.run(batch).is_ok());
+        if taken {
+            return None;
+        }
+        state.running.remove(&id);
+        let result = Err(BatchFailure::LaneLost);
+        Some(Completion { batch: id, started: now, finished: now, energy: None, result })
+    }
+
+    fn answer(
+        &self,
+        state: &mut State,
+        id: RequestId,
+        outcome: Outcome,
+        outputs: Vec<Tensor>,
+        now: Timestamp,
+    ) -> Option<(oneshot::Sender<Answer>, Answer)> {
+        let request = state.unanswered.remove(&id)?;
+        let counters = &mut state.counters[request.model.index()];
+        let (variant, unit) = match &outcome {
+            Outcome::Served(served) => {
+                counters.served += 1;
+                counters.queue = counters.queue.saturating_add(served.queue);
+                counters.compute = counters.compute.saturating_add(served.compute);
+                counters.success = counters.success.saturating_add(now.since(request.arrival));
+                counters.last_inference_ms = crate::time::unix_millis();
+                state.totals.served += 1;
+                state.totals.missed += u64::from(served.missed);
+                (&self.names.variants[served.variant.index()], &self.names.units[served.unit.index()])
+            }
+            Outcome::Rejected { reason, .. } => {
+                counters.failed += 1;
+                *state.totals.rejected.entry(*reason).or_insert(0) += 1;
+                (&self.names.none, &self.names.none)
+            }
+        };
+        let answer =
+            Answer { request: id.0, outcome, outputs, variant: Arc::clone(variant), unit: Arc::clone(unit) };
+        Some((request.reply, answer))
+    }
+
+    /// Takes in a request of a client. `class` and `variant` are resolved by the caller.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        submission: Submission,
+        class: ClassId,
+        variant: Option<VariantId>,
+    ) -> Pending {
+        let (reply, answer) = oneshot::channel();
+        let Submission { peer, model, items, inputs, wishes } = submission;
+        let input_bytes = Bytes(inputs.iter().map(|tensor| tensor.data.len() as u64).sum());
+        let mut state = self.state();
+        let now = self.clock.now();
+        let id = RequestId(state.next_request);
+        state.next_request += 1;
+        let model = ModelId::at(model);
+        state.unanswered.insert(id, Unanswered { reply, inputs, model, arrival: now });
+        let request = Request {
+            id,
+            app: peer.app,
+            class,
+            model,
+            items,
+            input_bytes,
+            deadline: wishes.deadline.map(|span| now.after(span)),
+            min_accuracy: wishes.min_accuracy,
+            max_energy: wishes.max_energy,
+            variant,
+            priority: wishes.priority,
+        };
+        let answers = self.step(&mut state, Event::Submit(request), &mut Outputs::new());
+        drop(state);
+        send(answers);
+        let engine = Arc::clone(self);
+        let cancel = move || engine.feed(Event::Cancel(id));
+        Pending { answer, guard: crate::api::backend::CancelGuard(Some(Box::new(cancel))) }
+    }
+
+    /// Brings the timer forward if `wakeup` is earlier than what it sleeps until.
+    fn arm(&self, wakeup: Option<Timestamp>) {
+        let Some(wakeup) = wakeup else { return };
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if wakeup < armed.until {
+            armed.until = wakeup;
+            self.timer.notify_one();
+        }
+    }
+
+    /// Wakes the core when it asked to be woken. Returns when [`Engine::end`] is called.
+    pub(super) fn run_timer(&self) {
+        loop {
+            let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if armed.ending {
+                    return;
+                }
+                let now = self.clock.now();
+                if armed.until <= now {
+                    break;
+                }
+                let span = armed.until.since(now).min(Nanos::from_secs(3600));
+                let (guard, _) =
+                    self.timer.wait_timeout(armed, span.into()).unwrap_or_else(PoisonError::into_inner);
+                armed = guard;
+            }
+            armed.until = Timestamp::MAX;
+            drop(armed);
+            self.feed(Event::Wake);
+        }
+    }
+
+    /// The setpoints that wait to be applied; blocks until there are some, or `None` at the end.
+    pub(super) fn next_setpoints(&self) -> Option<Setpoints> {
+        let mut state = self.state();
+        loop {
+            if state.setpoints.domains.iter().any(Option::is_some) {
+                let empty = vec![None; state.setpoints.domains.len()];
+                return Some(Setpoints { domains: std::mem::replace(&mut state.setpoints.domains, empty) });
+            }
+            if self.is_ending() {
+                return None;
+            }
+            state = self.actuate.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).ending
+    }
+
+    /// Lets the timer and actuator threads return.
+    pub(super) fn end(&self) {
+        let state = self.state();
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).ending = true;
+        self.timer.notify_all();
+        self.actuate.notify_all();
+        drop(state);
+    }
+}
+
+fn send(answers: Answers) {
+    for (reply, answer) in answers {
+        // A client that left does not want it.
+        let _ = reply.send(answer);
+    }
+}
+
+/// Lanes call these on their own threads.
+impl LaneEvents for Engine {
+    fn loaded(&self, unit: UnitId, variant: VariantId, footprint: Bytes) {
+        self.feed(Event::Loaded { variant, unit, footprint });
+    }
+
+    fn load_failed(&self, unit: UnitId, variant: VariantId, error: &ExecError) {
+        tracing::error!(variant = self.file(variant).name, unit = &*self.names.units[unit.index()], %error, "load failed");
+        self.feed(Event::LoadFailed { variant, unit });
+    }
+
+    fn unloaded(&self, unit: UnitId, variant: VariantId) {
+        self.feed(Event::Unloaded { variant, unit });
+    }
+
+    fn completed(&self, mut completion: Completion, result: Result<Output, ExecError>) {
+        let mut state = self.state();
+        let mut outputs = Outputs::new();
+        let dispatch = state.running.remove(&completion.batch);
+        match (result, dispatch) {
+            (Ok(output), Some(dispatch)) => {
+                completion.energy = output.energy;
+                let counters = &mut state.counters[self.model_of(dispatch.variant)];
+                counters.executions += 1;
+                counters.inferences += u64::from(dispatch.items);
+                outputs.extend(dispatch.requests.iter().copied().zip(output.requests));
+            }
+            (Err(error @ ExecError::Provider { .. }), Some(dispatch)) => {
+                let unit = &*self.names.units[dispatch.unit.index()];
+                tracing::error!(variant = self.file(dispatch.variant).name, unit, %error, "run failed");
+            }
+            _ => {}
+        }
+        let answers = self.step(&mut state, Event::Completed(completion), &mut outputs);
+        drop(state);
+        send(answers);
+    }
+
+    fn probed(&self, _unit: UnitId, report: ProbeReport) {
+        self.probes.deliver(report);
+    }
+}
+
+impl Engine {
+    fn model_of(&self, variant: VariantId) -> usize {
+        let mut first = 0;
+        for (model, view) in self.views.iter().enumerate() {
+            first += view.variants.len();
+            if variant.index() < first {
+                return model;
+            }
+        }
+        0
+    }
+}

@@ -1,0 +1,324 @@
+//! The daemon: wiring, shutdown, reload.
+//!
+//! ```text
+//!  clients ── api ──┐ submit            ┌── lane-<unit> (one per unit) ── exec
+//!                   ▼                   ▼
+//!  sensors ───▶ Engine { lock: Core } ◀─── completions
+//!                   │  ▲
+//!                   ▼  └── timer
+//!                clocks (actuator)
+//! ```
+
+mod backend;
+mod engine;
+mod profiling;
+mod setup;
+mod view;
+mod workers;
+
+use crate::api;
+use crate::config::Config;
+use crate::core::Core;
+use crate::core::catalog::{ModelId, Provenance};
+use crate::core::event::Event;
+use crate::journal::{self, Recorder};
+use crate::observe::logging::LogHandle;
+use crate::observe::{Names, Observer};
+use crate::time::MonotonicClock;
+use crate::units::Nanos;
+use arc_swap::ArcSwap;
+use backend::Daemon;
+use engine::Engine;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use engine::Engine as DaemonEngine;
+pub use setup::StartError;
+
+/// Longest wait for running requests at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start. Once it serves, trouble is logged and lived with.
+pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
+    let clock = MonotonicClock::shared();
+    make_folder(&config.state_dir)?;
+    let board = setup::open_board(&config, &clock)?;
+    let runtime = setup::open_runtime(&config)?;
+    let models = setup::open_models(&config, &board, runtime)?;
+    report_problems(&board, &models, &config);
+    let engine = Arc::new(make_engine(&config, &models, &clock)?);
+    for (variant, unit, reason) in &models.refused {
+        let (variant, unit) =
+            (crate::core::catalog::VariantId::at(*variant), crate::core::catalog::UnitId::at(*unit));
+        engine.probes.refuse(variant, unit, reason.clone());
+    }
+    let events: Arc<dyn crate::exec::lane::LaneEvents> = engine.clone();
+    let lanes = setup::start_lanes(&config, &board, &models.tables.catalog, runtime, &events, &clock)?;
+    engine.attach_lanes(lanes);
+
+    let daemon = Arc::new(Daemon {
+        engine: Arc::clone(&engine),
+        page: engine.state().observer.page(),
+        fixed: fixed(&board, &models),
+        models: models.loaded.clone(),
+        config: Arc::new(ArcSwap::from_pointee(config.clone())),
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers = start_workers(&config, &engine, board, models, &stop)?;
+    order_models(&config, &engine);
+    let served = serve(&config, &daemon, log);
+    shut_down(&engine, &stop, workers);
+    served
+}
+
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    let failed = |source| StartError::Io { what: format!("[state] dir {}", path.display()), source };
+    std::fs::create_dir_all(path).map_err(failed)
+}
+
+fn make_engine(
+    config: &Config,
+    models: &setup::OpenModels,
+    clock: &Arc<dyn crate::time::Clock>,
+) -> Result<Engine, StartError> {
+    let catalog = models.tables.catalog.clone();
+    let now = clock.now();
+    let versions: Vec<String> = models.tables.views.iter().map(|view| view.version.clone()).collect();
+    let classes: Vec<String> = config.budgets.classes.iter().map(|class| class.name.clone()).collect();
+    let observer = Observer::new(Names::new(&catalog, &versions, &classes));
+    let recorder = match &config.journal {
+        None => None,
+        Some(journal) => {
+            make_folder(&journal.dir)?;
+            let header = journal::header(now, catalog.clone(), config.budgets.clone());
+            // Two files are kept, this run's and the one before.
+            Some(Recorder::create(&journal.dir.join("events.jsonl"), journal.limit.0 / 2, &header)?)
+        }
+    };
+    let core = Core::new(catalog, config.budgets.clone(), now);
+    let (files, views) = (models.tables.files.clone(), models.tables.views.clone());
+    Ok(Engine::new(core, observer, recorder, files, views, Arc::clone(clock)))
+}
+
+fn fixed(board: &setup::OpenBoard, models: &setup::OpenModels) -> view::Fixed {
+    view::Fixed {
+        board: board.status.clone(),
+        missing: board.missing.clone(),
+        problems: models.problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn report_problems(board: &setup::OpenBoard, models: &setup::OpenModels, config: &Config) {
+    tracing::info!(
+        board = board.spec.name,
+        simulated = board.status.simulated,
+        synthetic = board.status.synthetic,
+        "board"
+    );
+    board.missing.iter().for_each(|missing| tracing::warn!("board: {missing}"));
+    models.problems.iter().for_each(|problem| tracing::error!("{problem}"));
+    let known: Vec<&str> = models.loaded.iter().map(|model| model.name.as_str()).collect();
+    config.check_model_names(&known).iter().for_each(|problem| tracing::warn!("{problem}"));
+    if models.loaded.is_empty() {
+        tracing::warn!(dirs = ?config.models.dirs, "no models: [models] dir holds no folder with a model.toml");
+    }
+}
+
+/// The daemon's threads, in the order in which they are to be joined.
+struct Workers {
+    profiler: JoinHandle<()>,
+    sensors: JoinHandle<()>,
+    timer: JoinHandle<()>,
+    clocks: JoinHandle<()>,
+}
+
+fn start_workers(
+    config: &Config,
+    engine: &Arc<Engine>,
+    board: setup::OpenBoard,
+    models: setup::OpenModels,
+    stop: &Arc<AtomicBool>,
+) -> Result<Workers, StartError> {
+    let failed = |source| StartError::Io { what: "starting a thread".to_owned(), source };
+    let setup::OpenBoard { mut telemetry, actuator, .. } = board;
+    // One sweep before the first request: the core begins with knowledge.
+    engine.feed(Event::Sampled(telemetry.sample()));
+    let background = profiling::Background {
+        samples: setup::samples(&models.loaded, config.profile.check_items),
+        store: models.store,
+        keys: models.keys,
+        next_probe: 0,
+    };
+    let (period, stop) = (config.board.sample_period, Arc::clone(stop));
+    let of = |_: ()| Arc::clone(engine);
+    let (a, b, c, d) = (of(()), of(()), of(()), of(()));
+    Ok(Workers {
+        clocks: workers::spawn("wattd-clocks", move || workers::actuate(&a, actuator)).map_err(failed)?,
+        timer: workers::spawn("wattd-timer", move || workers::time(&b)).map_err(failed)?,
+        sensors: workers::spawn("wattd-sensors", move || workers::sense(&c, &mut *telemetry, period, &stop))
+            .map_err(failed)?,
+        profiler: workers::spawn("wattd-profiler", move || background.run(&d)).map_err(failed)?,
+    })
+}
+
+/// Brings in the models that are to be resident from the start, and profiles what has no profile.
+fn order_models(config: &Config, engine: &Engine) {
+    let wanted = |name: &String| config.models.load.contains(name);
+    for (index, view) in engine.views.iter().enumerate() {
+        if wanted(&view.name) {
+            engine.feed(Event::Retain { model: ModelId::at(index), resident: true });
+        }
+    }
+    if !config.profile.on_start {
+        return;
+    }
+    for model in 0..engine.views.len() {
+        let unmeasured = {
+            let state = engine.state();
+            let catalog = state.core.catalog();
+            catalog.models[model].variants.iter().any(|variant| {
+                let profiles = catalog.variants[variant.index()].profiles.iter().flatten();
+                profiles.into_iter().any(|profile| profile.latency_source == Provenance::Conservative)
+            })
+        };
+        if unmeasured {
+            engine.probes.order(ModelId::at(model), false);
+        }
+    }
+}
+
+fn serve(config: &Config, daemon: &Arc<Daemon>, log: &LogHandle) -> Result<(), StartError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("wattd-api")
+        .enable_all()
+        .build()
+        .map_err(io("starting the API's threads"))?;
+    runtime.block_on(async {
+        let mut options = options(config);
+        options.inherited = api::listener::inherited().map_err(io("the socket that systemd passed"))?;
+        let bound = api::bind_all(&mut options)
+            .map_err(|error| io(&error.to_string())(std::io::Error::other("not serving")))?;
+        let (tell, stopped) = tokio::sync::watch::channel(false);
+        let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        if let Some(address) = config.metrics {
+            let (backend, until) = (Arc::clone(daemon), until(stopped.clone()));
+            tokio::spawn(async move {
+                if let Err(error) = api::serve_metrics(address, backend, until).await {
+                    tracing::error!(%error, "[metrics] listen: no metrics over TCP");
+                }
+            });
+        }
+        let backend: Arc<dyn api::backend::Backend> = Arc::clone(daemon) as _;
+        let server = tokio::spawn(api::serve_bound(bound, options, backend, until(stopped)));
+        tracing::info!(socket = %config.socket.path.display(), models = daemon.models.len(), "serving");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let result = handle_signals(daemon, log).await.map_err(io("signals"));
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        daemon.engine.feed(Event::Drain);
+        drain(&daemon.engine).await;
+        let _ = tell.send(true);
+        let _ = tokio::time::timeout(DRAIN, server).await;
+        result
+    })
+}
+
+fn options(config: &Config) -> api::Options {
+    let socket = &config.socket;
+    let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    api::Options {
+        socket: Some(socket.path.clone()),
+        mode: socket.mode,
+        group: socket.group.as_ref().map(|group| group.name.clone()),
+        inherited: None,
+        tcp: socket.tcp,
+        operator_gids: socket.operators.iter().map(|group| group.gid).collect(),
+        limits: api::Limits {
+            connections: socket.max_connections as usize,
+            connections_per_uid: socket.max_connections_per_app as usize,
+            message_bytes: whole(socket.max_message.0),
+            app_bytes: socket.max_in_flight_per_app.0,
+            ..api::Limits::default()
+        },
+    }
+}
+
+/// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
+async fn handle_signals(daemon: &Daemon, log: &LogHandle) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(daemon, log),
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Takes over what may change while serving, and says what may not.
+fn reload(daemon: &Daemon, log: &LogHandle) {
+    let old = daemon.config.load_full();
+    let new = match Config::load(&old.file) {
+        Ok(new) => new,
+        Err(problems) => {
+            tracing::error!("the configuration is not reloaded:\n{problems}");
+            return;
+        }
+    };
+    let changes = old.changes(&new);
+    let adopted = old.adopt(&new);
+    if changes.budgets_changed() {
+        daemon.engine.feed(Event::Reconfigured(Box::new(adopted.budgets.clone())));
+    }
+    if let Err(error) = log.set_filter(&adopted.log.filter) {
+        tracing::error!(%error, "the log level is not changed");
+    }
+    daemon.config.store(Arc::new(adopted));
+    tracing::info!(changed = ?changes.live, "configuration reloaded");
+    if !changes.restart.is_empty() {
+        tracing::warn!(keys = ?changes.restart, "these keys need a restart to take effect");
+    }
+}
+
+/// Waits until nothing waits or runs any more, but not for ever.
+async fn drain(engine: &Engine) {
+    let idle = async {
+        while !engine.state().core.is_idle() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, idle).await.is_err() {
+        tracing::warn!("requests are still running; they are given up");
+    }
+}
+
+fn shut_down(engine: &Arc<Engine>, stop: &AtomicBool, workers: Workers) {
+    stop.store(true, Ordering::Relaxed);
+    engine.probes.end();
+    engine.end();
+    let Workers { profiler, sensors, timer, clocks } = workers;
+    for (name, worker) in [("clocks", clocks), ("timer", timer), ("sensors", sensors), ("profiler", profiler)]
+    {
+        if worker.join().is_err() {
+            tracing::error!(name, "a thread ended in a panic");
+        }
+    }
+    // Ends the journal with its last check.
+    engine.state().recorder = None;
+    tracing::info!(uptime = ?Duration::from(Nanos(engine.now().0)), "stopped");
+}

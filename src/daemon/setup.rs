@@ -1,0 +1,261 @@
+//! From the configuration to the parts: board, models, runtime, lanes.
+
+use super::profiling::ModelSamples;
+use crate::board::restore::RestoreError;
+use crate::board::sim::process::RemoteAccelerator;
+use crate::board::sim::{Accelerator, PlantSpec, PlantSpecError, Script, ScriptError, SimBoard, SimError};
+use crate::board::sysfs::{BoardError, Roots, SysfsBoard};
+use crate::board::{Actuator, BoardSpec, SpecError, Telemetry};
+use crate::config::{Config, Simulation};
+use crate::core::catalog::{Board, Catalog, UnitId};
+use crate::ctl::status::BoardStatus;
+use crate::exec::Executor;
+use crate::exec::cache::GraphCache;
+use crate::exec::lane::{BoxError, Lane, LaneError, LaneEvents};
+use crate::exec::ort::{ExecUnit, LibraryCandidates, OrtExecutor, OrtRuntime, OrtSettings, RuntimeError};
+use crate::exec::profile::{ProfileKey, ProfileStore, StoreError};
+use crate::exec::sim::SimExecutor;
+use crate::model::catalog::{Known, Tables, assemble};
+use crate::model::sample::Sample;
+use crate::model::store::{LoadedModel, ModelProblem, ModelStore};
+use crate::time::Clock;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why the daemon cannot start. Each message says where and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The board file.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Its plant.
+    #[error(transparent)]
+    Plant(#[from] PlantSpecError),
+    /// The disturbance script.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// The simulated board in another process.
+    #[error("simulated board at {path}: {source}; is `wattctl sim-board` running?")]
+    SimulatedBoard {
+        /// Its socket.
+        path: PathBuf,
+        /// What happened.
+        source: SimError,
+    },
+    /// The board.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] RestoreError),
+    /// ONNX Runtime.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A lane.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    /// The profiles.
+    #[error(transparent)]
+    Profiles(#[from] StoreError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::JournalError),
+    /// A folder or thread.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The board, ready to be read and set.
+pub(super) struct OpenBoard {
+    pub(super) spec: BoardSpec,
+    pub(super) board: Board,
+    pub(super) telemetry: Box<dyn Telemetry>,
+    pub(super) actuator: Box<dyn Actuator>,
+    /// Where runs take their time and energy from; `None` on a real board.
+    pub(super) accelerator: Option<Arc<dyn Accelerator>>,
+    pub(super) status: BoardStatus,
+    pub(super) missing: Vec<String>,
+}
+
+/// Opens the board that the configuration names.
+pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenBoard, StartError> {
+    let spec = BoardSpec::load(&config.board.file)?;
+    let mut status = BoardStatus { name: spec.name.clone(), synthetic: spec.synthetic, simulated: true };
+    match &config.simulation {
+        Simulation::InProcess { seed, script } => {
+            let plant = Arc::new(PlantSpec::from_board(&spec)?);
+            let script = script.as_deref().map(|path| read_script(path, &plant)).transpose()?;
+            let mut board = spec.board();
+            plant.complete(&mut board);
+            let sim = SimBoard::new(plant, *seed, Arc::clone(clock));
+            if let Some(script) = &script {
+                sim.play(script);
+            }
+            Ok(OpenBoard {
+                telemetry: Box::new(sim.telemetry(Some(crate::board::sysfs::memory_probe()))),
+                actuator: Box::new(sim.actuator()),
+                accelerator: Some(Arc::new(sim)),
+                missing: Vec::new(),
+                spec,
+                board,
+                status,
+            })
+        }
+        Simulation::Process { accelerator_socket } => {
+            let units: Vec<String> = spec.units.iter().map(|unit| unit.name.clone()).collect();
+            let remote = RemoteAccelerator::connect(accelerator_socket, &spec.name, &units)
+                .map_err(|source| StartError::SimulatedBoard { path: accelerator_socket.clone(), source })?;
+            open_sysfs(config, spec, status, Some(Arc::new(remote)), clock)
+        }
+        Simulation::Off => {
+            status.simulated = false;
+            open_sysfs(config, spec, status, None, clock)
+        }
+    }
+}
+
+fn open_sysfs(
+    config: &Config,
+    spec: BoardSpec,
+    status: BoardStatus,
+    accelerator: Option<Arc<dyn Accelerator>>,
+    clock: &Arc<dyn Clock>,
+) -> Result<OpenBoard, StartError> {
+    let roots = Roots { sys: config.board.sysfs_root.clone(), ..Roots::default() };
+    let opened = SysfsBoard::open(&spec, &roots, Arc::clone(clock))?;
+    let (board, missing) = (opened.board().clone(), opened.missing().to_vec());
+    let (telemetry, actuator) = opened.into_parts(&config.state_dir)?;
+    if !actuator.left_over().is_empty() {
+        tracing::warn!(report = %actuator.left_over(), "an earlier process left clocks changed");
+    }
+    let (telemetry, actuator) = (Box::new(telemetry), Box::new(actuator));
+    Ok(OpenBoard { spec, board, telemetry, actuator, accelerator, status, missing })
+}
+
+fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {
+    let failed = |source| StartError::Io { what: format!("disturbance script {}", path.display()), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    Ok(Script::parse(&text, &path.display().to_string(), plant)?)
+}
+
+/// Loads ONNX Runtime: the configured library, or the usual places.
+pub(super) fn open_runtime(config: &Config) -> Result<&'static OrtRuntime, StartError> {
+    let folders = ["/usr/lib/wattd", "/usr/local/lib/wattd"].map(PathBuf::from).to_vec();
+    let candidates = LibraryCandidates::from_environment(config.runtime.library.clone(), folders);
+    Ok(OrtRuntime::init(&candidates)?)
+}
+
+/// The models with their tables, profiles from earlier runs filled in.
+pub(super) struct OpenModels {
+    pub(super) loaded: Vec<LoadedModel>,
+    pub(super) problems: Vec<ModelProblem>,
+    pub(super) tables: Tables,
+    pub(super) keys: Vec<Vec<ProfileKey>>,
+    pub(super) store: ProfileStore,
+    /// Refusals of earlier runs: variant, unit, reason.
+    pub(super) refused: Vec<(usize, usize, String)>,
+}
+
+/// Reads the model folders and what was measured of them before.
+pub(super) fn open_models(
+    config: &Config,
+    board: &OpenBoard,
+    runtime: &OrtRuntime,
+) -> Result<OpenModels, StartError> {
+    let (loaded, problems) = ModelStore::open(&config.models.dirs);
+    let store = ProfileStore::open(&config.state_dir.join("profiles"))?;
+    let key = |sha256: &str, unit: usize| {
+        let spec = &board.spec.units[unit];
+        ProfileKey {
+            model_sha256: sha256.to_owned(),
+            unit: spec.name.clone(),
+            // A profile of a simulated board must not pass for one of the real board.
+            board: if board.status.simulated {
+                format!("{}-simulated", board.spec.name)
+            } else {
+                board.spec.name.clone()
+            },
+            runtime: runtime.version().to_owned(),
+            provider: spec.provider.clone(),
+            threads: spec.threads,
+        }
+    };
+    let unit_index = |name: &str| board.board.units.iter().position(|unit| unit.name == name);
+    let tables = assemble(&loaded, &board.board, &|_, spec, unit| {
+        let known = unit_index(&unit.name).and_then(|unit| store.get(&key(&spec.sha256, unit)));
+        match known {
+            None => Known::Nothing,
+            Some(Ok(profile)) => Known::Profile(profile),
+            Some(Err(_)) => Known::Unfit,
+        }
+    });
+    let units = 0..board.board.units.len();
+    let keys: Vec<Vec<ProfileKey>> =
+        tables.files.iter().map(|file| units.clone().map(|unit| key(&file.sha256, unit)).collect()).collect();
+    let mut refused = Vec::new();
+    for (variant, row) in keys.iter().enumerate() {
+        for (unit, key) in row.iter().enumerate() {
+            let allowed = tables.catalog.variants[variant].profiles[unit].is_none();
+            if let (true, Some(Err(reason))) = (allowed, store.get(key)) {
+                refused.push((variant, unit, reason));
+            }
+        }
+    }
+    Ok(OpenModels { loaded, problems, tables, keys, store, refused })
+}
+
+/// One-item samples per model, for the profiler.
+pub(super) fn samples(loaded: &[LoadedModel], check_items: u32) -> Vec<Option<ModelSamples>> {
+    let of = |model: &LoadedModel| match Sample::read(model) {
+        Ok(Some(sample)) => {
+            let count = sample.len().min(check_items as usize);
+            Some(ModelSamples { samples: (0..count).map(|item| sample.items(item..item + 1)).collect() })
+        }
+        Ok(None) => None,
+        Err(problem) => {
+            tracing::warn!(%problem, "the sample cannot be read: the model is not profiled");
+            None
+        }
+    };
+    loaded.iter().map(of).collect()
+}
+
+/// Starts a lane per unit.
+pub(super) fn start_lanes(
+    config: &Config,
+    board: &OpenBoard,
+    catalog: &Catalog,
+    runtime: &'static OrtRuntime,
+    events: &Arc<dyn LaneEvents>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Lane>, StartError> {
+    let cache = GraphCache::open(&config.runtime.cache_dir, config.runtime.cache_limit.0)
+        .inspect_err(|error| tracing::warn!(%error, "graphs are not cached"))
+        .ok()
+        .map(Arc::new);
+    let settings = OrtSettings { cache, ..OrtSettings::default() };
+    let mut lanes = Vec::new();
+    for (index, spec) in board.spec.units.iter().enumerate() {
+        let (id, mut unit, settings) = (UnitId::at(index), ExecUnit::from(spec), settings.clone());
+        let accelerator = board.accelerator.clone();
+        if accelerator.is_some() {
+            // The simulated board's processors are not this machine's.
+            unit.cpus.clear();
+        }
+        let make = move || -> Result<Box<dyn Executor>, BoxError> {
+            let real = OrtExecutor::new(runtime, unit, settings)?;
+            Ok(match accelerator {
+                Some(accelerator) => Box::new(SimExecutor::new(real, accelerator, id)),
+                None => Box::new(real),
+            })
+        };
+        let name = &catalog.board.units[index].name;
+        lanes.push(Lane::spawn(name, id, make, Arc::clone(events), Arc::clone(clock))?);
+    }
+    Ok(lanes)
+}

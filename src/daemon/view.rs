@@ -1,0 +1,285 @@
+//! What the daemon shows of itself: status, models, budgets.
+
+use super::engine::{Engine, State};
+use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
+use crate::core::residency::Residence;
+use crate::core::snapshot::Aged;
+use crate::core::thermal;
+use crate::ctl::status::{
+    BatteryStatus, BoardStatus, BudgetStatus, ClassStatus, Counters, DomainStatus, MemoryStatus, ModelStatus,
+    Models, PressureStatus, QueueStatus, RailStatus, Status, UnitStatus, VariantOnUnit, VariantState,
+    VariantStatus, ZoneStatus,
+};
+use crate::model::store::LoadedModel;
+use crate::units::{Kilohertz, Microjoules};
+
+/// What is fixed from the start and shown in the status.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fixed {
+    pub(super) board: BoardStatus,
+    pub(super) missing: Vec<String>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Engine {
+    /// Hands the budgets to the metrics.
+    pub(super) fn show_budgets(&self) {
+        let state = self.state();
+        for budget in state.core.status(self.now()).budgets {
+            let scale = if budget.unit == "J" { 1e6 } else { 1.0 };
+            state.observer.budget_left(budget.name, Microjoules::from_f64(budget.left * scale));
+        }
+    }
+
+    /// The status document.
+    pub(super) fn status(&self, fixed: &Fixed) -> Status {
+        let now = self.now();
+        let state = self.state();
+        let core = state.core.status(now);
+        let catalog = state.core.catalog();
+        let budgets = state.core.budgets();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.0 as f64 / 1e9,
+            board: fixed.board.clone(),
+            objective: budgets.objective,
+            regime: core.regime,
+            ready: true,
+            draining: core.draining,
+            energy_source: Some(if core.power_measured {
+                Provenance::Measured
+            } else {
+                Provenance::Modelled
+            }),
+            power_w: Some(core.board_power.as_watts()),
+            rails: rails(&state),
+            zones: zones(&state),
+            domains: domains(&state),
+            battery: state.core.snapshot().battery.value.map(|battery| BatteryStatus {
+                remaining_j: battery.remaining.as_f64() / 1e6,
+                full_j: battery.full.as_f64() / 1e6,
+                draw_w: battery.draw.as_watts(),
+            }),
+            memory: state.core.snapshot().memory.value.map(|memory| MemoryStatus {
+                available: memory.available.0,
+                total: memory.total.0,
+                resident: memory.resident.0,
+                cap: budgets.memory_cap.0,
+                loaded: core.held.0,
+            }),
+            pressure: state.core.snapshot().pressure.value.map(|pressure| PressureStatus {
+                cpu: pressure.cpu.as_fraction(),
+                memory: pressure.memory.as_fraction(),
+                io: pressure.io.as_fraction(),
+            }),
+            budgets: core.budgets.iter().map(budget).collect(),
+            queue: QueueStatus {
+                requests: u32::try_from(core.waiting).unwrap_or(u32::MAX),
+                limit: budgets.queue_limit,
+            },
+            units: (0..catalog.board.units.len()).map(|unit| unit_status(&state, UnitId::at(unit))).collect(),
+            classes: budgets.classes.iter().map(class).collect(),
+            counters: counters(&state, core.board_energy),
+            missing: fixed.missing.clone(),
+            problems: problems(
+                fixed,
+                catalog,
+                core.denied.map(|(variant, need)| (variant, need.0)),
+                budgets.memory_cap.0,
+            ),
+        }
+    }
+
+    /// The models document.
+    pub(super) fn models_document(&self, loaded: &[LoadedModel]) -> Models {
+        let state = self.state();
+        let models = loaded.iter().enumerate().map(|(index, model)| {
+            let catalog = state.core.catalog();
+            let ids = &catalog.models[index].variants;
+            let manifest = model.manifest.as_ref();
+            ModelStatus {
+                name: model.name.clone(),
+                version: self.views[index].version.clone(),
+                description: manifest.map(|manifest| manifest.description.clone()).unwrap_or_default(),
+                folder: Some(model.folder.clone()),
+                max_batch: self.views[index].max_batch,
+                metric: manifest.map(|manifest| manifest.accuracy_metric.clone()).unwrap_or_default(),
+                inputs: self.views[index].inputs.to_vec(),
+                outputs: self.views[index].outputs.to_vec(),
+                variants: model
+                    .variants()
+                    .iter()
+                    .zip(ids)
+                    .map(|(spec, &id)| VariantStatus {
+                        name: spec.name.clone(),
+                        precision: spec.precision.clone(),
+                        accuracy: spec.accuracy.as_fraction(),
+                        bytes: spec.bytes.0,
+                        parent: spec.parent.clone(),
+                        problem: None,
+                        units: (0..catalog.board.units.len())
+                            .map(|unit| self.on_unit(&state, spec, id, UnitId::at(unit)))
+                            .collect(),
+                    })
+                    .collect(),
+                problem: self.views[index].unavailable.clone(),
+                profiling: self.probes.is_busy(crate::core::catalog::ModelId::at(index)),
+            }
+        });
+        Models { models: models.collect() }
+    }
+
+    fn on_unit(
+        &self,
+        state: &State,
+        spec: &crate::model::manifest::VariantSpec,
+        variant: VariantId,
+        unit: UnitId,
+    ) -> VariantOnUnit {
+        let board = &state.core.catalog().board;
+        let kind = board.units[unit.index()].kind;
+        let profile = state.core.catalog().variants[variant.index()].profiles[unit.index()];
+        let refusal = self.probes.reason(variant, unit);
+        let residence = state.core.residence(variant, unit);
+        let (state_now, reason) = match (profile, residence) {
+            (None, _) if !spec.units.contains(&kind) => (VariantState::NotAllowed, None),
+            (None, _) => (VariantState::Refused, refusal),
+            (Some(_), Residence::Loaded { .. }) => (VariantState::Loaded, None),
+            (Some(_), Residence::Failed { tries, .. }) => {
+                (VariantState::Quarantined, Some(format!("could not be loaded, {tries} tries")))
+            }
+            (Some(_), _) => (VariantState::Available, None),
+        };
+        let clock = board.units[unit.index()]
+            .domain
+            .and_then(|domain| board.domains[domain.index()].opps.last().copied());
+        let latency = profile.map(|profile| profile.latency.latency(clock.unwrap_or(Kilohertz::ZERO), 1));
+        let energy = profile.zip(latency).map(|(profile, latency)| {
+            let power = board.units[unit.index()].busy_power.at(clock.unwrap_or(Kilohertz::ZERO));
+            let bias = state.core.power_correction(variant, unit);
+            power.over(latency).as_f64() * profile.power_scale * bias
+        });
+        VariantOnUnit {
+            unit: board.units[unit.index()].name.clone(),
+            state: state_now,
+            reason,
+            latency_us: latency.map(|latency| latency.as_f64() / 1e3),
+            latency_source: profile.map(|profile| profile.latency_source),
+            energy_uj: energy,
+            energy_source: profile.map(|profile| profile.power_source),
+            clock_khz: clock.map(|clock| clock.0),
+            footprint: profile.map(|profile| profile.footprint.0),
+        }
+    }
+}
+
+fn budget(status: &crate::core::BudgetStatus) -> BudgetStatus {
+    BudgetStatus {
+        name: status.name.to_owned(),
+        left: status.left,
+        unit: status.unit.to_owned(),
+        ok: status.ok,
+    }
+}
+
+fn class(class: &crate::core::energy::ClassBudget) -> ClassStatus {
+    ClassStatus {
+        name: class.name.clone(),
+        latency_ms: class.latency.as_f64() / 1e6,
+        min_accuracy: class.min_accuracy.as_fraction(),
+    }
+}
+
+fn counters(state: &State, energy: Microjoules) -> Counters {
+    Counters {
+        served: state.totals.served,
+        missed: state.totals.missed,
+        rejected: state
+            .totals
+            .rejected
+            .iter()
+            .map(|(reason, &count)| (reason.name().to_owned(), count))
+            .collect(),
+        energy_j: Some(energy.as_f64() / 1e6),
+    }
+}
+
+fn good<T: Copy>(aged: &Aged<T>) -> Option<T> {
+    aged.value.filter(|_| aged.fault.is_none())
+}
+
+fn rails(state: &State) -> Vec<RailStatus> {
+    let rails = state.core.catalog().board.rails.iter().zip(&state.core.snapshot().rails);
+    rails
+        .map(|(rail, aged)| RailStatus {
+            name: rail.name.clone(),
+            w: good(aged).map(crate::units::Microwatts::as_watts),
+            fault: aged.fault,
+        })
+        .collect()
+}
+
+fn zones(state: &State) -> Vec<ZoneStatus> {
+    let board = &state.core.catalog().board;
+    let zones = board.zones.iter().zip(&state.core.snapshot().zones).enumerate();
+    zones
+        .map(|(index, (zone, aged))| ZoneStatus {
+            name: zone.name.clone(),
+            c: good(aged).map(crate::units::MilliCelsius::as_celsius),
+            passive_c: zone.passive.as_celsius(),
+            critical_c: zone.critical.as_celsius(),
+            limit_c: thermal::limit(board, state.core.budgets(), index).as_celsius(),
+            fault: aged.fault,
+        })
+        .collect()
+}
+
+fn domains(state: &State) -> Vec<DomainStatus> {
+    let board = &state.core.catalog().board;
+    let domains = board.domains.iter().zip(&state.core.snapshot().domains).enumerate();
+    domains
+        .map(|(index, (domain, aged))| {
+            let clock = good(aged);
+            DomainStatus {
+                name: domain.name.clone(),
+                khz: clock.map(|clock| clock.current.0),
+                min_khz: clock.map(|clock| clock.min.0),
+                max_khz: clock.map(|clock| clock.max.0),
+                controllable: state.core.controllable(DomainId::at(index)),
+                fault: aged.fault,
+            }
+        })
+        .collect()
+}
+
+fn unit_status(state: &State, unit: UnitId) -> UnitStatus {
+    let catalog = state.core.catalog();
+    let spec = &catalog.board.units[unit.index()];
+    let loaded = catalog.variants.iter().enumerate().filter(|(index, _)| {
+        matches!(state.core.residence(VariantId::at(*index), unit), Residence::Loaded { .. })
+    });
+    UnitStatus {
+        name: spec.name.clone(),
+        kind: spec.kind,
+        busy: state.core.running(unit).is_some(),
+        variants: loaded
+            .map(|(_, variant)| format!("{}/{}", catalog.models[variant.model.index()].name, variant.name))
+            .collect(),
+        clock_khz: spec
+            .domain
+            .and_then(|domain| good(&state.core.snapshot().domains[domain.index()]))
+            .map(|clock| clock.current.0),
+    }
+}
+
+fn problems(fixed: &Fixed, catalog: &Catalog, denied: Option<(VariantId, u64)>, cap: u64) -> Vec<String> {
+    let kept_out = denied.map(|(variant, need)| {
+        let variant = &catalog.variants[variant.index()];
+        let model = &catalog.models[variant.model.index()].name;
+        format!(
+            "{model}/{}: needs {need} bytes, which [memory] cap_mb ({cap} bytes) has no room for",
+            variant.name
+        )
+    });
+    fixed.problems.iter().cloned().chain(kept_out).collect()
+}
