@@ -244,8 +244,8 @@ pub(super) fn start_lanes(
         let (id, mut unit, settings) = (UnitId::at(index), ExecUnit::from(spec), settings.clone());
         let accelerator = board.accelerator.clone();
         if accelerator.is_some() {
-            // The simulated board's processors are not this machine's.
-            unit.cpus.clear();
+            // The simulated board's processors are not this machine's: its CPU computes all real outputs.
+            unit = ExecUnit::cpu(&unit.name, 1);
         }
         let make = move || -> Result<Box<dyn Executor>, BoxError> {
             let real = OrtExecutor::new(runtime, unit, settings)?;
