@@ -171,6 +171,7 @@ pub trait Backend: Send + Sync + 'static {
     fn models_status(&self) -> serde_json::Value;
     /// The Prometheus page.
     fn metrics(&self) -> String;
-    /// Orders profiling of a model (or all) anew; the result appears in the status.
-    fn profile(&self, model: Option<usize>);
+    /// Orders profiling of a model (or all): `anew`, or only what has no profile; the result appears in the
+    /// models' status.
+    fn profile(&self, model: Option<usize>, anew: bool);
 }

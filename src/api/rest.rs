@@ -324,6 +324,9 @@ struct RegisterBody {
 struct ProfileBody {
     /// All models if there is none.
     model: Option<String>,
+    /// Only what has no profile yet.
+    #[serde(default)]
+    missing: bool,
 }
 
 /// Reads a small JSON body; an empty one stands for the defaults.
@@ -340,7 +343,7 @@ async fn profile(charge: &Arc<Charge>, body: Incoming) -> Result<Reply, ApiError
     let asked: ProfileBody = parse(&collect(body, charge).await?)?;
     let backend = charge.connection.backend();
     let model = asked.model.map(|name| find_model(&backend.models(), &name, "")).transpose()?;
-    backend.profile(model);
+    backend.profile(model, !asked.missing);
     Ok(Reply::with_status(StatusCode::ACCEPTED, &json!({ "accepted": true })))
 }
 

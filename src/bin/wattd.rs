@@ -4,6 +4,7 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use wattd::config::{Config, Simulation};
+use wattd::core::energy::Objective;
 use wattd::exec::ort::disable_telemetry;
 use wattd::observe::logging;
 
@@ -29,6 +30,9 @@ struct Arguments {
     /// State directory, instead of the configuration's.
     #[arg(long)]
     state_dir: Option<PathBuf>,
+    /// Decision rule, instead of the configuration's.
+    #[arg(long)]
+    objective: Option<Objective>,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +84,9 @@ impl Arguments {
         }
         if let Some(dir) = self.state_dir {
             config.state_dir = dir;
+        }
+        if let Some(objective) = self.objective {
+            config.budgets.objective = objective;
         }
     }
 }

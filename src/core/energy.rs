@@ -17,6 +17,18 @@ pub enum Objective {
     Performance,
 }
 
+impl std::str::FromStr for Objective {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "least-energy" => Ok(Self::LeastEnergy),
+            "performance" => Ok(Self::Performance),
+            other => Err(format!("{other:?} is not an objective; there are least-energy and performance")),
+        }
+    }
+}
+
 /// What a class of requests is promised and allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassBudget {

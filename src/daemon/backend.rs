@@ -69,9 +69,9 @@ impl Backend for Daemon {
         self.page.render()
     }
 
-    fn profile(&self, model: Option<usize>) {
+    fn profile(&self, model: Option<usize>, anew: bool) {
         let models = model.map_or(0..self.models.len(), |model| model..model + 1);
-        models.for_each(|model| self.engine.probes.order(ModelId::at(model), true));
+        models.for_each(|model| self.engine.probes.order(ModelId::at(model), anew));
     }
 }
 

@@ -169,6 +169,14 @@ impl Background {
             let catalog = state.core.catalog();
             (catalog.models[model.index()].variants.clone(), catalog.board.units.len())
         };
+        let due = |this: &Self| {
+            variants
+                .iter()
+                .any(|&variant| (0..units).any(|unit| this.is_due(engine, variant, UnitId::at(unit), anew)))
+        };
+        if !due(self) {
+            return;
+        }
         let mut reference: Option<Vec<Vec<Tensor>>> = None;
         for (index, &variant) in variants.iter().enumerate() {
             for unit in (0..units).map(UnitId::at) {

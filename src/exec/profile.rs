@@ -17,13 +17,15 @@ use crate::core::catalog::{PowerModel, Profile, Provenance, Roofline};
 use crate::core::fit::{FitError, Probe, fit_roofline};
 use crate::exec::lane::{ProbeReport, ProbeRequest, ProbeRun};
 use crate::exec::{ExecError, Tensor, VariantFile};
-use crate::units::{Bytes, Kilohertz, Microwatts};
+use crate::units::{Bytes, Kilohertz, Microwatts, Nanos};
 use std::collections::VecDeque;
 
 /// Samples beyond these are not used.
 pub const MAX_SAMPLES: usize = 16;
 /// Largest batch that is probed.
 const PROBE_BATCH: u32 = 8;
+/// A probe that is expected to take longer is left out: the lane has other work.
+const LONGEST_PROBE: Nanos = Nanos::from_secs(2);
 /// Untimed runs before the first probe.
 const WARM_UPS: u32 = 2;
 /// Timed runs at batch 1 and at the larger batch per clock, by number of clocks: 12 in all.
@@ -122,7 +124,7 @@ enum Ended {
 }
 
 impl Profiler {
-    /// Plans the probes. Of more than three clocks the lowest, a middle one and the highest are used; none
+    /// Plans the probes. Of more than three clocks the highest, a middle one and the lowest are used; none
     /// means the clock as it is. Each sample is one request of one item; `expected` holds the outputs of the
     /// reference for the same samples, and is `None` only for the reference itself.
     ///
@@ -193,6 +195,8 @@ impl Profiler {
         }
         match report.result {
             Ok(runs) => {
+                let spent = runs.iter().fold(Nanos::ZERO, |sum, run| sum.saturating_add(run.latency));
+                self.drop_slow_probes(clock, spent);
                 for (run, samples) in runs.into_iter().zip(plan) {
                     self.absorb_run(clock, run, &samples);
                 }
@@ -204,6 +208,19 @@ impl Profiler {
                 self.ended.get_or_insert(Ended::Interrupted);
             }
         }
+    }
+
+    /// Leaves out the clocks at which a probe would hold its lane for too long, going by the last one.
+    fn drop_slow_probes(&mut self, clock: Kilohertz, spent: Nanos) {
+        let fast_enough = |probe: &ClockedProbe| {
+            let slower = probe.clock.map_or(1.0, |next| clock.as_f64() / next.as_f64().max(1.0));
+            spent.as_f64() * slower <= LONGEST_PROBE.as_f64()
+        };
+        let keep: Vec<bool> = self.waiting.iter().map(fast_enough).collect();
+        let mut kept = keep.iter();
+        self.waiting.retain(|_| *kept.next().unwrap_or(&true));
+        let mut kept = keep.iter();
+        self.plans.retain(|_| *kept.next().unwrap_or(&true));
     }
 
     fn absorb_run(&mut self, clock: Kilohertz, run: ProbeRun, samples: &[usize]) {
@@ -250,15 +267,15 @@ impl Profiler {
     }
 }
 
-/// The clocks to probe at.
+/// The clocks to probe at, fastest first.
 fn pick(clocks: &[Kilohertz]) -> Vec<Option<Kilohertz>> {
     let mut sorted = clocks.to_vec();
     sorted.sort();
     sorted.dedup();
     match sorted[..] {
         [] => vec![None],
-        [low, .., high] if sorted.len() > 3 => vec![Some(low), Some(sorted[sorted.len() / 2]), Some(high)],
-        _ => sorted.into_iter().map(Some).collect(),
+        [low, .., high] if sorted.len() > 3 => vec![Some(high), Some(sorted[sorted.len() / 2]), Some(low)],
+        _ => sorted.into_iter().rev().map(Some).collect(),
     }
 }
 

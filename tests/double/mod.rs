@@ -199,7 +199,7 @@ impl Backend for Double {
         format!("# TYPE wattd_requests_total counter\nwattd_requests_total {}\n", self.requests.load(Relaxed))
     }
 
-    fn profile(&self, model: Option<usize>) {
+    fn profile(&self, model: Option<usize>, _anew: bool) {
         self.profiled.lock().unwrap().push(model);
     }
 }

@@ -159,6 +159,12 @@ pub(crate) struct LoadArgs {
     /// Record everything to this file, for `report`.
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) record: Option<PathBuf>,
+    /// Disturbances to play on a simulated board from the start of the run on.
+    #[arg(long, value_name = "FILE", requires = "board")]
+    pub(crate) disturb: Option<PathBuf>,
+    /// Socket of that board, as given to `sim-board`.
+    #[arg(long, value_name = "PATH", requires = "disturb")]
+    pub(crate) board: Option<PathBuf>,
     /// No progress bar.
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -195,6 +201,9 @@ pub(crate) struct ReportArgs {
 pub(crate) struct ProfileArgs {
     /// Only this model.
     pub(crate) model: Option<String>,
+    /// Only what has no profile yet.
+    #[arg(long)]
+    pub(crate) missing: bool,
     /// Longest time to wait for the result.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
     pub(crate) wait: Duration,

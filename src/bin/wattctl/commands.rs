@@ -218,6 +218,10 @@ async fn load(args: LoadArgs) -> Done {
         record: args.record.clone(),
         quiet: args.quiet,
     };
+    if let (Some(script), Some(board)) = (&args.disturb, &args.board) {
+        let status: Status = ask::get(&args.ask.at.socket, ask::STATUS).await?;
+        machine::disturb(&status, board, script)?;
+    }
     let stop = CancellationToken::new();
     let interrupted = stop.clone();
     tokio::spawn(async move {
@@ -318,10 +322,7 @@ fn report(args: &ReportArgs) -> Done {
 
 async fn profile(args: &ProfileArgs) -> Done {
     let socket = &args.ask.at.socket;
-    let document = args
-        .model
-        .as_ref()
-        .map_or_else(|| serde_json::json!({}), |model| serde_json::json!({ "model": model }));
+    let document = serde_json::json!({ "model": args.model, "missing": args.missing });
     ask::post(socket, ask::PROFILE, &document).await?;
     let watch = async {
         loop {

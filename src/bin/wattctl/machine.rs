@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use wattd::board::BoardSpec;
 use wattd::board::restore;
-use wattd::board::sim::process::{BoardProcess, ServeOptions, TreeKind};
+use wattd::board::sim::process::{BoardProcess, RemoteAccelerator, ServeOptions, TreeKind};
 use wattd::board::sim::{PlantSpec, Script};
 use wattd::board::sysfs::Roots;
 use wattd::config::{Config, Simulation};
 use wattd::core::event::{Effect, Outcome};
+use wattd::ctl::status::Status;
 use wattd::journal;
 use wattd::model::ModelStore;
 use wattd::units::Nanos;
@@ -72,6 +73,16 @@ fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, Failure> {
     let text =
         std::fs::read_to_string(path).with_context(|| path.display().to_string()).map_err(Failure::Input)?;
     Script::parse(&text, &path.display().to_string(), plant).map_err(|error| Failure::Input(error.into()))
+}
+
+/// Has the simulated board that the daemon runs on play a script from now on.
+pub(crate) fn disturb(status: &Status, board: &Path, script: &Path) -> Done {
+    let text = std::fs::read_to_string(script)
+        .with_context(|| script.display().to_string())
+        .map_err(Failure::Input)?;
+    let units: Vec<String> = status.units.iter().map(|unit| unit.name.clone()).collect();
+    let remote = RemoteAccelerator::connect(board, &status.board.name, &units)?;
+    remote.play(&text).with_context(|| script.display().to_string()).map_err(Failure::Input)
 }
 
 fn stop_on_signals(stop: &Arc<AtomicBool>) -> Done {

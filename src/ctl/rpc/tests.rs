@@ -179,7 +179,7 @@ impl Backend for Daemon {
         String::new()
     }
 
-    fn profile(&self, _: Option<usize>) {}
+    fn profile(&self, _: Option<usize>, _: bool) {}
 }
 
 fn ask(class: Option<&str>) -> Ask {
