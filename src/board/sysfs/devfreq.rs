@@ -24,7 +24,10 @@ pub(crate) fn find(root: &SysfsRoot, select: &str) -> Result<ClockNodes, String>
             [] => {}
             [one] => return Ok(nodes(root, one)),
             _ => {
-                return Err(format!("{select:?} fits several devfreq devices, {}: name one", list(&matching)));
+                return Err(format!(
+                    "{select:?} fits several devfreq devices, {}: name one",
+                    list(&matching)
+                ));
             }
         }
     }
