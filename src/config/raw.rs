@@ -51,11 +51,7 @@ pub struct RawBoard {
 
 impl Default for RawBoard {
     fn default() -> Self {
-        Self {
-            file: "/etc/wattd/board.toml".into(),
-            sysfs_root: "/sys".into(),
-            sample_period_ms: 100,
-        }
+        Self { file: "/etc/wattd/board.toml".into(), sysfs_root: "/sys".into(), sample_period_ms: 100 }
     }
 }
 
