@@ -5,4 +5,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod boards;
+mod profiling;
+mod reload_journal;
+mod restoring;
 mod serving;

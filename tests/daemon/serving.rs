@@ -68,7 +68,7 @@ fn rest_and_grpc_and_a_batch_give_the_same_numbers() {
     let setup = Setup::new();
     let daemon = setup.start();
     for (name, variant, input, shape) in [
-        ("fashion", "student-fp32", "image", vec![1, 1, 28, 28]),
+        ("fashion", "student-fp32", "image", vec![1, 28, 28]),
         ("crepe", "tiny-fp32", "frames", vec![1, 1024]),
     ] {
         let inputs = inputs(MODELS, name);
@@ -78,6 +78,9 @@ fn rest_and_grpc_and_a_batch_give_the_same_numbers() {
         let ask = nothing_but(&inputs, &[("variant", variant)]);
         let (given, dtype) = (&ask.inputs[0].tensor, ask.inputs[0].tensor.dtype);
         let data = wattd::model::score::numbers(given).unwrap();
+        // An integer has no point in JSON.
+        let whole = |value: &f64| serde_json::from_str(&format!("{value}")).unwrap();
+        let data: Vec<serde_json::Value> = data.iter().map(whole).collect();
         let body = serde_json::json!({
             "id": "seven",
             "inputs": [{"name": input, "datatype": dtype.wire_name(), "shape": shape, "data": data}],
@@ -121,15 +124,12 @@ fn wishes_are_kept_or_refused_with_the_reason() {
         let given: u32 = answer.parameters["accuracy_ppm"].parse().unwrap();
         assert!(given >= least, "{given} for {least}");
     }
-    // The cheapest variant costs a tenth of the largest: under its own limit only small ones remain.
-    let cost = |name: &str| {
-        let variant = model.variants.iter().find(|variant| variant.name == name).unwrap();
-        variant.units.iter().filter_map(|unit| unit.energy_uj).fold(f64::INFINITY, f64::min)
-    };
-    let limit = cost("student64-int8");
-    let wish = format!("{limit:.0}");
-    let answer = daemon.infer(nothing_but(&fashion, &[("max_energy_uj", &wish), ("deadline_us", "5000000")]));
-    assert!(cost(&answer.served.variant) <= limit, "{answer:?} costs more than {limit}");
+    // Half of what the largest takes: something smaller has to do, whatever the class's target says.
+    let largest = daemon.infer(nothing_but(&fashion, &[("variant", "mnv2-fp32")]));
+    let limit = largest.served.energy_uj / 2;
+    let answer = daemon.infer(nothing_but(&fashion, &[("max_energy_uj", &limit.to_string())]));
+    // What it took is metered, with the noise of a meter; what was planned is below the limit.
+    assert!(answer.served.energy_uj <= limit + limit / 4, "{answer:?} took more than {limit}");
     let answer = daemon.infer(nothing_but(&fashion, &[("class", "interactive")]));
     assert!(answer.parameters["accuracy_ppm"].parse::<u32>().unwrap() >= 900_000);
 
@@ -190,7 +190,7 @@ fn refusals_have_a_code_a_reason_and_a_time() {
     let int = ParameterChoice::Int64Param;
     let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
     for (choice, code, reason) in [
-        (("class", text("nobody")), tonic::Code::InvalidArgument, "invalid_request"),
+        (("class", text("nobody")), tonic::Code::InvalidArgument, "invalid_parameter"),
         (("deadline_us", int(-3)), tonic::Code::InvalidArgument, "invalid_parameter"),
         (("deadline_us", int(1)), tonic::Code::DeadlineExceeded, "deadline_unreachable"),
         (("min_accuracy_ppm", int(999_999)), tonic::Code::FailedPrecondition, "accuracy_unreachable"),
@@ -242,8 +242,8 @@ fn a_spent_energy_budget_is_a_refusal_with_a_time() {
     });
     assert_eq!(reason, "energy_exhausted");
     let status = daemon.status();
-    let energy = status.budgets.iter().find(|budget| budget.name == "energy").expect("the energy budget");
-    assert!(!energy.ok, "{energy:?}");
+    let energy = status.budgets.iter().find(|budget| budget.name == "energy rate");
+    assert!(energy.is_some_and(|energy| !energy.ok), "{:?}", status.budgets);
     assert_eq!(status.counters.rejected["energy_exhausted"], status.counters.rejected.values().sum::<u64>());
     daemon.stop();
 }
@@ -314,13 +314,12 @@ fn all_counts_agree() {
 #[test]
 fn what_runs_at_a_stop_is_finished_and_what_comes_after_is_turned_away() {
     let mut setup = Setup::new();
-    setup.set("models.load", vec!["crepe"]);
+    setup.set("models.load", vec!["fashion"]);
     let daemon = setup.start();
-    let crepe = inputs(MODELS, "crepe");
-    // Warm: loaded, so that the request below runs at once.
-    daemon.infer(nothing_but(&crepe, &[("deadline_us", "60000000")]));
-    let mut ask = crepe.ask(0, 24);
-    ask.deadline = Some(wattd::units::Nanos::from_secs(60));
+    let fashion = inputs(MODELS, "fashion");
+    // Loaded, so that the request below runs at once.
+    daemon.infer(nothing_but(&fashion, &[("variant", "mnv2-fp32")]));
+    let ask = Ask { variant: Some("mnv2-fp32".into()), ..fashion.ask(0, 24) };
     let answer = std::thread::scope(|scope| {
         let answer = scope.spawn(|| daemon.ask(ask));
         eventually("the run", || {
