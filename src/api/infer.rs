@@ -69,7 +69,7 @@ pub(super) async fn infer(charge: &Charge, ask: Ask) -> Result<Done, ApiError> {
 
     let peer: Peer = connection.peer.clone();
     let submitted = connection.backend().submit(Submission { peer, model, items, inputs, wishes });
-    let mut pending = submitted.map_err(|error| ApiError::invalid(error.to_string()))?;
+    let mut pending = submitted.map_err(|error| ApiError::parameter(error.to_string()))?;
     let mut answer = (&mut pending.answer).await.map_err(|_| ApiError::stopping())?;
     pending.guard.disarm();
     let served = match answer.outcome {

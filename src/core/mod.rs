@@ -33,7 +33,7 @@ use event::{
 use lanes::{Lane, Member, Running};
 use plan::{Choice, CostTable, Explanation, View};
 use queue::{Queue, Waiting};
-use residency::{Order, Residence, Residency};
+use residency::{Limits, Order, Pair, Residence, Residency};
 use smallvec::SmallVec;
 use snapshot::Snapshot;
 use std::collections::VecDeque;
@@ -334,29 +334,35 @@ impl Core {
         }
     }
 
+    /// For each urgent request that nothing loaded would do for: the smallest of what would.
+    fn awaited(&self, now: Timestamp) -> SmallVec<[Pair; 4]> {
+        let mut awaited: SmallVec<[Pair; 4]> = SmallVec::new();
+        for waiting in self.queue.iter().take(HORIZON) {
+            let accepts = |variant| waiting.accepts(&self.catalog, variant);
+            let (catalog, model) = (&self.catalog, waiting.request.model);
+            let cap = self.budgets.memory_cap;
+            let Some(pair) = self.residency.missing(catalog, model, cap, now, accepts) else { continue };
+            if !awaited.contains(&pair) {
+                awaited.push(pair);
+            }
+        }
+        awaited
+    }
+
     /// Orders loads and unloads.
     fn move_in(&mut self, now: Timestamp) {
-        let queue = &self.queue;
-        let starving = queue
-            .iter()
-            .take(HORIZON)
-            .any(|waiting| !self.residency.any_loaded(&self.catalog, waiting.request.model));
-        // Loading occupies the lane: it may, when nothing else could use it or somebody waits for it.
-        let free: SmallVec<[bool; 8]> = self
-            .lanes
-            .iter()
-            .map(|lane| lane.running.is_none() && (queue.is_empty() || starving) && !lane.loading)
-            .collect();
+        let awaited = self.awaited(now);
+        let idle = self.queue.is_empty();
         let lanes = &self.lanes;
-        let in_use = |variant: VariantId, unit: UnitId| lanes[unit.index()].runs(variant);
-        let orders = self.residency.orders(
-            &self.catalog,
-            self.budgets.memory_cap,
-            self.budgets.unload_after,
-            &free,
-            in_use,
-            now,
-        );
+        // Loading occupies the lane: it may when nothing else could use it. What a request waits for may
+        // always; it comes after the batch that runs.
+        let may_load = |pair: Pair| {
+            let lane = &lanes[pair.1.index()];
+            !lane.loading && ((idle && lane.running.is_none()) || awaited.contains(&pair))
+        };
+        let in_use = |(variant, unit): Pair| lanes[unit.index()].runs(variant);
+        let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
+        let orders = self.residency.orders(&self.catalog, limits, &awaited, may_load, in_use, now);
         for order in orders {
             match order {
                 Order::Load(variant, unit) => {

@@ -316,7 +316,8 @@ fn too_hot(view: &View<'_>, head: &Waiting) -> Choice {
 
 fn nothing_fits(view: &View<'_>, head: &Waiting, tally: &Tally) -> Choice {
     if !tally.any_loaded {
-        return match view.residency.any_hope(view.catalog, head.request.model) {
+        let (cap, accepts) = (view.budgets.memory_cap, |variant| head.accepts(view.catalog, variant));
+        return match view.residency.any_hope(view.catalog, head.request.model, cap, accepts) {
             true => Choice::AwaitLoad,
             false => Choice::Reject(Rejection::NotResident, None),
         };

@@ -1,5 +1,6 @@
 //! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
 
+use crate::core::catalog::{Catalog, VariantId};
 use crate::core::event::{AppId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
@@ -31,6 +32,13 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether a variant of the request's model would do, as far as wishes go.
+    #[must_use]
+    pub fn accepts(&self, catalog: &Catalog, variant: VariantId) -> bool {
+        self.request.variant.is_none_or(|only| only == variant)
+            && catalog.variants[variant.index()].accuracy >= self.floor
+    }
+
     fn key(&self) -> Key {
         (self.priority, self.deadline, self.request.id)
     }

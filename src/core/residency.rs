@@ -1,8 +1,9 @@
 //! Which variants are held in memory, on which lane.
 //!
-//! Every retained model first gets its smallest variant on one unit, so that it can be served at all;
-//! then the most used models and the rest of their ladders follow while the memory cap lasts. Loading is
-//! ordered one at a time per lane; a failure backs off and, after a few tries, gives up for good.
+//! First comes what a waiting request cannot do without. Then every retained model gets its smallest variant
+//! on one unit, so that it can be served at all; then the most used models and the rest of their ladders
+//! follow while the memory cap lasts. Loading is ordered one at a time per lane; a failure backs off and,
+//! after a few tries, gives up for good.
 
 use crate::core::catalog::{Catalog, ModelId, UnitId, VariantId};
 use crate::time::Timestamp;
@@ -37,6 +38,18 @@ pub enum Residence {
         /// No new try before.
         until: Timestamp,
     },
+}
+
+/// A variant on a unit.
+pub type Pair = (VariantId, UnitId);
+
+/// What bounds residence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory that all loaded variants may hold together.
+    pub cap: Bytes,
+    /// Time after which an unused model is let go of; `None` = only when memory is needed.
+    pub unload_after: Option<Nanos>,
 }
 
 /// An order to a lane.
@@ -139,17 +152,60 @@ impl Residency {
         })
     }
 
-    /// Whether any variant of the model is loaded, coming, or may be tried again.
+    /// Whether any acceptable variant of the model is loaded, coming, or may be tried again under the cap.
     #[must_use]
-    pub fn any_hope(&self, catalog: &Catalog, model: ModelId) -> bool {
-        let hopeful = |variant: &VariantId| {
-            self.table[variant.index()].iter().enumerate().any(|(unit, residence)| {
-                let allowed = catalog.variants[variant.index()].profiles[unit].is_some();
-                let lost = matches!(residence, Residence::Failed { until: Timestamp::MAX, .. });
-                allowed && !lost
-            })
-        };
-        catalog.models[model.index()].variants.iter().any(hopeful)
+    pub fn any_hope(
+        &self,
+        catalog: &Catalog,
+        model: ModelId,
+        cap: Bytes,
+        accepts: impl Fn(VariantId) -> bool,
+    ) -> bool {
+        self.pairs(catalog, model, accepts).any(|(variant, unit)| match self.of(variant, unit) {
+            Residence::Loaded { .. } | Residence::Loading { .. } => true,
+            Residence::Failed { until: Timestamp::MAX, .. } => false,
+            _ => expected(catalog, variant.index(), unit.index()) <= cap,
+        })
+    }
+
+    /// The smallest acceptable variant, where none is loaded or coming and one may be.
+    #[must_use]
+    pub fn missing(
+        &self,
+        catalog: &Catalog,
+        model: ModelId,
+        cap: Bytes,
+        now: Timestamp,
+        accepts: impl Fn(VariantId) -> bool,
+    ) -> Option<Pair> {
+        let mut smallest: Option<(Bytes, Pair)> = None;
+        for (variant, unit) in self.pairs(catalog, model, accepts) {
+            match self.of(variant, unit) {
+                Residence::Loaded { .. } | Residence::Loading { .. } => return None,
+                Residence::Failed { until, .. } if until > now => {}
+                _ => {
+                    let need = expected(catalog, variant.index(), unit.index());
+                    if need <= cap && smallest.is_none_or(|(least, _)| need < least) {
+                        smallest = Some((need, (variant, unit)));
+                    }
+                }
+            }
+        }
+        smallest.map(|(_, pair)| pair)
+    }
+
+    /// The acceptable variants of a model with every unit that they may run on.
+    fn pairs<'a>(
+        &self,
+        catalog: &'a Catalog,
+        model: ModelId,
+        accepts: impl Fn(VariantId) -> bool + 'a,
+    ) -> impl Iterator<Item = Pair> + 'a {
+        let variants = catalog.models[model.index()].variants.iter().copied();
+        variants.filter(move |&variant| accepts(variant)).flat_map(|variant| {
+            let profiles = catalog.variants[variant.index()].profiles.iter().enumerate();
+            profiles.filter(|(_, known)| known.is_some()).map(move |(unit, _)| (variant, UnitId::at(unit)))
+        })
     }
 
     /// The variant that the memory cap kept out, with what it would take.
@@ -158,44 +214,44 @@ impl Residency {
         self.denied
     }
 
-    /// The orders that bring the table nearer to what is wanted; at most one load per lane in
-    /// `lane_free`. The table already counts them as under way.
+    /// The orders that bring the table nearer to what is wanted; at most one load per lane. `awaited` is what
+    /// requests wait for: it comes first. The table already counts the orders as under way.
     pub fn orders(
         &mut self,
         catalog: &Catalog,
-        cap: Bytes,
-        unload_after: Option<Nanos>,
-        lane_free: &[bool],
-        in_use: impl Fn(VariantId, UnitId) -> bool,
+        limits: Limits,
+        awaited: &[Pair],
+        may_load: impl Fn(Pair) -> bool,
+        in_use: impl Fn(Pair) -> bool,
         now: Timestamp,
     ) -> Vec<Order> {
-        self.expire(unload_after, now);
-        let wanted = self.wanted(catalog, cap, now);
+        self.expire(limits.unload_after, now);
+        let wanted = self.wanted(catalog, limits.cap, awaited, now);
         let mut orders = Vec::new();
-        let mut lane_free = lane_free.to_vec();
         for (variant, row) in self.table.iter_mut().enumerate() {
             for (unit, residence) in row.iter_mut().enumerate() {
-                let (id, lane) = (VariantId::at(variant), UnitId::at(unit));
-                let stays = wanted.contains(&(variant, unit)) || in_use(id, lane);
+                let pair = (VariantId::at(variant), UnitId::at(unit));
+                let stays = wanted.contains(&(variant, unit)) || in_use(pair);
                 if !stays && matches!(residence, Residence::Loaded { .. }) {
                     *residence = Residence::Unloading;
-                    orders.push(Order::Unload(id, lane));
+                    orders.push(Order::Unload(pair.0, pair.1));
                 }
             }
         }
         let mut held = self.held(catalog);
+        let mut taken = vec![false; catalog.board.units.len()];
         for &(variant, unit) in &wanted {
             let tries = match self.table[variant][unit] {
                 Residence::Absent => 0,
                 Residence::Failed { tries, until } if until <= now => tries,
                 _ => continue,
             };
-            let need = expected(catalog, variant, unit);
-            if lane_free[unit] && held.saturating_add(need) <= cap {
-                lane_free[unit] = false;
+            let (need, pair) = (expected(catalog, variant, unit), (VariantId::at(variant), UnitId::at(unit)));
+            if !taken[unit] && may_load(pair) && held.saturating_add(need) <= limits.cap {
+                taken[unit] = true;
                 held = held.saturating_add(need);
                 self.table[variant][unit] = Residence::Loading { tries };
-                orders.push(Order::Load(VariantId::at(variant), UnitId::at(unit)));
+                orders.push(Order::Load(pair.0, pair.1));
             }
         }
         orders
@@ -229,11 +285,19 @@ impl Residency {
     }
 
     /// What should be in memory, most important first, within the cap.
-    fn wanted(&mut self, catalog: &Catalog, cap: Bytes, now: Timestamp) -> Vec<(usize, usize)> {
+    fn wanted(
+        &mut self,
+        catalog: &Catalog,
+        cap: Bytes,
+        awaited: &[Pair],
+        now: Timestamp,
+    ) -> Vec<(usize, usize)> {
         let mut models: Vec<usize> =
             (0..catalog.models.len()).filter(|&model| self.retained[model]).collect();
         models.sort_by_key(|&model| std::cmp::Reverse(self.last_used[model]));
-        let mut wishes: Vec<(usize, usize)> = Vec::new();
+        let due = awaited.iter().map(|(variant, unit)| (variant.index(), unit.index()));
+        let mut wishes: Vec<(usize, usize)> =
+            due.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect();
         let ladder = |model: usize| -> Vec<(usize, usize)> {
             let pairs = catalog.models[model].variants.iter().flat_map(|variant| {
                 let profiles = catalog.variants[variant.index()].profiles.iter().enumerate();
@@ -242,10 +306,12 @@ impl Residency {
             pairs.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect()
         };
         let ladders: Vec<Vec<(usize, usize)>> = models.iter().map(|&model| ladder(model)).collect();
-        // First something of everything, the smallest; then everything of the most recently used.
-        wishes.extend(ladders.iter().filter_map(|ladder| {
-            ladder.iter().copied().min_by_key(|&(variant, unit)| expected(catalog, variant, unit))
-        }));
+        // What somebody waits for; something of everything, the smallest; everything of the most recently used.
+        for ladder in &ladders {
+            let smallest =
+                ladder.iter().copied().min_by_key(|&(variant, unit)| expected(catalog, variant, unit));
+            wishes.extend(smallest.filter(|pair| !wishes.contains(pair)));
+        }
         for ladder in &ladders {
             wishes.extend(
                 ladder.iter().rev().copied().filter(|pair| !wishes.contains(pair)).collect::<Vec<_>>(),

@@ -10,6 +10,8 @@ use crate::units::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod limits;
+
 const MS: Nanos = Nanos::from_millis(1);
 
 pub(crate) fn profile(compute_ms_ghz: f64, footprint: u64) -> Profile {
@@ -479,44 +481,6 @@ fn failing_providers_cost_requests_but_never_the_core() {
 }
 
 #[test]
-fn a_model_that_cannot_be_loaded_is_refused_once_that_is_certain() {
-    let mut world = World { loads_fail: true, ..World::new(catalog(), budgets()) };
-    world.core = Core::new(catalog(), budgets(), Timestamp::ZERO);
-    world.handle(Event::Sampled(readings(40.0, 2.0)));
-    world.submit(request(1));
-    world.run_until(world.now.after(Nanos::from_secs(60)));
-    assert_eq!(rejection(world.outcome(1)), Rejection::NotResident);
-}
-
-#[test]
-fn the_memory_cap_keeps_the_smallest_and_says_what_it_kept_out() {
-    let mut limits = budgets();
-    limits.memory_cap = Bytes(25 << 20);
-    let mut world = World::new(catalog(), limits);
-    world.settle();
-    let status = world.core.status(world.now);
-    assert!(status.held <= Bytes(25 << 20), "{}", status.held);
-    assert!(status.denied.is_some());
-    world.submit(request(1));
-    world.settle();
-    world.served(1);
-}
-
-#[test]
-fn unused_models_leave_memory_and_come_back() {
-    let mut limits = budgets();
-    limits.unload_after = Some(Nanos::from_secs(10));
-    let mut world = World::new(catalog(), limits);
-    world.submit(request(1));
-    world.settle();
-    world.run_until(world.now.after(Nanos::from_secs(20)));
-    assert_eq!(world.core.status(world.now).held, Bytes::ZERO);
-    world.submit(request(2));
-    world.settle();
-    world.served(2);
-}
-
-#[test]
 fn a_refusing_actuator_is_a_fact_not_a_failure() {
     let mut world = World::new(catalog(), budgets());
     for id in 0..4 {
@@ -526,20 +490,6 @@ fn a_refusing_actuator_is_a_fact_not_a_failure() {
         world.settle();
         world.served(id);
     }
-}
-
-#[test]
-fn queue_and_app_limits_hold() {
-    let mut limits = budgets();
-    (limits.queue_limit, limits.app_limit) = (8, 5);
-    let mut world = World::new(catalog(), limits);
-    for id in 0..20 {
-        world.submit(Request { app: AppId(u32::try_from(id % 3).unwrap()), ..request(id) });
-    }
-    let reasons: Vec<Rejection> = world.outcomes.values().map(|&outcome| rejection(outcome)).collect();
-    assert!(reasons.contains(&Rejection::QueueFull));
-    world.settle();
-    assert_eq!(world.outcomes.len(), 20);
 }
 
 #[derive(Debug, Clone)]

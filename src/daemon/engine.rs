@@ -138,6 +138,12 @@ impl Engine {
         debug_assert!(fresh, "lanes are attached once");
     }
 
+    /// Ends the lanes. They hold the engine, so that its own end would never come to theirs, and a run that is
+    /// under way when the process ends would find the runtime's library taken down under it.
+    pub(super) fn end_lanes(&self) {
+        self.lanes.get().into_iter().flatten().for_each(Lane::end);
+    }
+
     pub(super) fn lane(&self, unit: UnitId) -> Option<&Lane> {
         self.lanes.get()?.get(unit.index())
     }

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use engine::Engine as DaemonEngine;
 pub use setup::StartError;
@@ -48,6 +49,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let clock = MonotonicClock::shared();
     make_folder(&config.state_dir)?;
+    // From here on a signal means a good end: clocks may be changed soon.
+    let api = start_api()?;
+    let signals = api.block_on(async { Signals::new() }).map_err(io("signals"))?;
     let board = setup::open_board(&config, &clock)?;
     let runtime = setup::open_runtime(&config)?;
     let models = setup::open_models(&config, &board, runtime)?;
@@ -72,7 +76,7 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let stop = Arc::new(AtomicBool::new(false));
     let workers = start_workers(&config, &engine, board, models, &stop)?;
     order_models(&config, &engine);
-    let served = serve(&config, &daemon, log);
+    let served = serve(&config, &daemon, log, &api, signals);
     shut_down(&engine, &stop, workers);
     served
 }
@@ -136,6 +140,8 @@ struct Workers {
     sensors: JoinHandle<()>,
     timer: JoinHandle<()>,
     clocks: JoinHandle<()>,
+    /// Released after the last of them.
+    state: Option<crate::board::restore::journal::StateLock>,
 }
 
 fn start_workers(
@@ -146,7 +152,7 @@ fn start_workers(
     stop: &Arc<AtomicBool>,
 ) -> Result<Workers, StartError> {
     let failed = |source| StartError::Io { what: "starting a thread".to_owned(), source };
-    let setup::OpenBoard { mut telemetry, actuator, .. } = board;
+    let setup::OpenBoard { mut telemetry, actuator, state, .. } = board;
     // One sweep before the first request: the core begins with knowledge.
     engine.feed(Event::Sampled(telemetry.sample()));
     let background = profiling::Background {
@@ -159,6 +165,7 @@ fn start_workers(
     let of = |_: ()| Arc::clone(engine);
     let (a, b, c, d) = (of(()), of(()), of(()), of(()));
     Ok(Workers {
+        state,
         clocks: workers::spawn("wattd-clocks", move || workers::actuate(&a, actuator)).map_err(failed)?,
         timer: workers::spawn("wattd-timer", move || workers::time(&b)).map_err(failed)?,
         sensors: workers::spawn("wattd-sensors", move || workers::sense(&c, &mut *telemetry, period, &stop))
@@ -193,17 +200,28 @@ fn order_models(config: &Config, engine: &Engine) {
     }
 }
 
-fn serve(config: &Config, daemon: &Arc<Daemon>, log: &LogHandle) -> Result<(), StartError> {
-    let io = |what: &str| {
-        let what = what.to_owned();
-        move |source| StartError::Io { what, source }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// Says what was tried when the system refused.
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.to_owned();
+    move |source| StartError::Io { what, source }
+}
+
+fn start_api() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("wattd-api")
         .enable_all()
         .build()
-        .map_err(io("starting the API's threads"))?;
+        .map_err(io("starting the API's threads"))
+}
+
+fn serve(
+    config: &Config,
+    daemon: &Arc<Daemon>,
+    log: &LogHandle,
+    runtime: &tokio::runtime::Runtime,
+    mut signals: Signals,
+) -> Result<(), StartError> {
     runtime.block_on(async {
         let mut options = options(config);
         options.inherited = api::listener::inherited().map_err(io("the socket that systemd passed"))?;
@@ -222,16 +240,18 @@ fn serve(config: &Config, daemon: &Arc<Daemon>, log: &LogHandle) -> Result<(), S
             });
         }
         let backend: Arc<dyn api::backend::Backend> = Arc::clone(daemon) as _;
+        let tcp = bound.tcp_address().map(|address| address.to_string());
         let server = tokio::spawn(api::serve_bound(bound, options, backend, until(stopped)));
-        tracing::info!(socket = %config.socket.path.display(), models = daemon.models.len(), "serving");
+        let socket = config.socket.path.display();
+        tracing::info!(%socket, tcp, models = daemon.models.len(), "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let result = handle_signals(daemon, log).await.map_err(io("signals"));
+        signals.handle(daemon, log).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         daemon.engine.feed(Event::Drain);
         drain(&daemon.engine).await;
         let _ = tell.send(true);
         let _ = tokio::time::timeout(DRAIN, server).await;
-        result
+        Ok(())
     })
 }
 
@@ -255,17 +275,30 @@ fn options(config: &Config) -> api::Options {
     }
 }
 
-/// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn handle_signals(daemon: &Daemon, log: &LogHandle) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reload(daemon, log),
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+/// What an operator or the service manager tells the daemon. Caught from the moment it is made.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
+    async fn handle(&mut self, daemon: &Daemon, log: &LogHandle) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => reload(daemon, log),
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+            }
         }
     }
 }
@@ -310,8 +343,9 @@ async fn drain(engine: &Engine) {
 fn shut_down(engine: &Arc<Engine>, stop: &AtomicBool, workers: Workers) {
     stop.store(true, Ordering::Relaxed);
     engine.probes.end();
+    engine.end_lanes();
     engine.end();
-    let Workers { profiler, sensors, timer, clocks } = workers;
+    let Workers { profiler, sensors, timer, clocks, state: _state } = workers;
     for (name, worker) in [("clocks", clocks), ("timer", timer), ("sensors", sensors), ("profiler", profiler)]
     {
         if worker.join().is_err() {

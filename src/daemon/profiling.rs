@@ -226,11 +226,19 @@ impl Background {
                 return None;
             }
         };
+        let mut complete = true;
         while let Some(next) = profiler.next_probe() {
-            let (clock, report) = self.probe(engine, unit, next.clock, next.request)?;
+            let Some((clock, report)) = self.probe(engine, unit, next.clock, next.request) else {
+                complete = false;
+                break;
+            };
             profiler.absorb(clock, report, None);
         }
+        // However the probes ended: a clock that nobody lets go of stays there.
         self.release(engine, unit);
+        if !complete {
+            return None;
+        }
         let (result, outputs) = match profiler.finish() {
             Outcome::Fit { profile, outputs } => (Ok(profile), Some(outputs)),
             Outcome::Unfit(unfit) => (Err(unfit.to_string()), None),

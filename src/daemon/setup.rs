@@ -2,12 +2,13 @@
 
 use super::profiling::ModelSamples;
 use crate::board::restore::RestoreError;
+use crate::board::restore::journal::StateLock;
 use crate::board::sim::process::RemoteAccelerator;
 use crate::board::sim::{Accelerator, PlantSpec, PlantSpecError, Script, ScriptError, SimBoard, SimError};
 use crate::board::sysfs::{BoardError, Roots, SysfsBoard};
 use crate::board::{Actuator, BoardSpec, SpecError, Telemetry};
 use crate::config::{Config, Simulation};
-use crate::core::catalog::{Board, Catalog, UnitId};
+use crate::core::catalog::{Board, Catalog, Provenance, UnitId};
 use crate::ctl::status::BoardStatus;
 use crate::exec::Executor;
 use crate::exec::cache::GraphCache;
@@ -80,6 +81,11 @@ pub(super) struct OpenBoard {
     pub(super) accelerator: Option<Arc<dyn Accelerator>>,
     pub(super) status: BoardStatus,
     pub(super) missing: Vec<String>,
+    /// How much more a run costs than its manifest says; 1 on a real board.
+    pub(super) work_scale: f64,
+    /// Held as long as the daemon runs, where the actuator does not hold it: another daemon on this state
+    /// directory would take over its profiles and its journal.
+    pub(super) state: Option<StateLock>,
 }
 
 /// Opens the board that the configuration names.
@@ -90,6 +96,8 @@ pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open
         Simulation::InProcess { seed, script } => {
             let plant = Arc::new(PlantSpec::from_board(&spec)?);
             let script = script.as_deref().map(|path| read_script(path, &plant)).transpose()?;
+            let state = Some(StateLock::acquire(&config.state_dir)?);
+            let work_scale = plant.work_scale;
             let mut board = spec.board();
             plant.complete(&mut board);
             let sim = SimBoard::new(plant, *seed, Arc::clone(clock));
@@ -104,6 +112,8 @@ pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open
                 spec,
                 board,
                 status,
+                work_scale,
+                state,
             })
         }
         Simulation::Process { accelerator_socket } => {
@@ -134,7 +144,18 @@ fn open_sysfs(
         tracing::warn!(report = %actuator.left_over(), "an earlier process left clocks changed");
     }
     let (telemetry, actuator) = (Box::new(telemetry), Box::new(actuator));
-    Ok(OpenBoard { spec, board, telemetry, actuator, accelerator, status, missing })
+    let work_scale = if accelerator.is_some() { PlantSpec::from_board(&spec)?.work_scale } else { 1.0 };
+    Ok(OpenBoard {
+        spec,
+        board,
+        telemetry,
+        actuator,
+        accelerator,
+        status,
+        missing,
+        work_scale,
+        state: None,
+    })
 }
 
 fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {
@@ -186,7 +207,7 @@ pub(super) fn open_models(
         }
     };
     let unit_index = |name: &str| board.board.units.iter().position(|unit| unit.name == name);
-    let tables = assemble(&loaded, &board.board, &|_, spec, unit| {
+    let mut tables = assemble(&loaded, &board.board, &|_, spec, unit| {
         let known = unit_index(&unit.name).and_then(|unit| store.get(&key(&spec.sha256, unit)));
         match known {
             None => Known::Nothing,
@@ -194,6 +215,7 @@ pub(super) fn open_models(
             Some(Err(_)) => Known::Unfit,
         }
     });
+    scale_guesses(&mut tables.catalog, board.work_scale);
     let units = 0..board.board.units.len();
     let keys: Vec<Vec<ProfileKey>> =
         tables.files.iter().map(|file| units.clone().map(|unit| key(&file.sha256, unit)).collect()).collect();
@@ -207,6 +229,15 @@ pub(super) fn open_models(
         }
     }
     Ok(OpenModels { loaded, problems, tables, keys, store, refused })
+}
+
+/// What was never measured is guessed from the manifest's work, of which a simulated board may make more.
+fn scale_guesses(catalog: &mut Catalog, work_scale: f64) {
+    let profiles = catalog.variants.iter_mut().flat_map(|variant| variant.profiles.iter_mut().flatten());
+    for profile in profiles.filter(|profile| profile.latency_source == Provenance::Conservative) {
+        profile.latency.compute_s_ghz *= work_scale;
+        profile.latency.memory_s *= work_scale;
+    }
 }
 
 /// One-item samples per model, for the profiler.

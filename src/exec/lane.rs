@@ -166,7 +166,7 @@ impl Shared {
 pub struct Lane {
     shared: Arc<Shared>,
     cancel: Arc<dyn Cancel>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Lane {
@@ -212,7 +212,7 @@ impl Lane {
             builder.spawn(work).map_err(|source| LaneError::Thread { name: name.to_owned(), source })?;
         let cancel = made.recv().unwrap_or_else(|gone| Err(Box::new(gone)));
         let cancel = cancel.map_err(|source| LaneError::Executor { name: name.to_owned(), source })?;
-        Ok(Self { shared, cancel, thread: Some(thread) })
+        Ok(Self { shared, cancel, thread: Mutex::new(Some(thread)) })
     }
 
     /// Loads a variant; [`LaneEvents::loaded`] or [`LaneEvents::load_failed`] follows.
@@ -291,8 +291,9 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
-    fn drop(&mut self) {
+impl Lane {
+    /// Cancels what runs, answers what waits, and waits for the thread. Nothing is taken from then on.
+    pub fn end(&self) {
         let running = {
             let mut queue = self.shared.queue();
             queue.ending = true;
@@ -302,11 +303,18 @@ impl Drop for Lane {
         if let Some(batch) = running {
             self.cancel.cancel(batch);
         }
-        let Some(thread) = self.thread.take() else { return };
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
         // A callback that holds the last handle ends its own lane: it cannot wait for itself.
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
             tracing::error!("a lane's thread panicked");
         }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

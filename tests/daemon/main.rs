@@ -1,0 +1,12 @@
+//! The real daemon and the real tool, with real ONNX Runtime, real sockets and real clients.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod boards;
+mod profiling;
+mod reload_journal;
+mod restoring;
+mod serving;
