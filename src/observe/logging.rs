@@ -47,11 +47,11 @@ impl LogHandle {
     }
 }
 
-/// A plain level leaves the runtime's own chatter at warnings: it is loud at `info`.
+/// A plain level leaves out the runtime's own chatter: it warns at every load of what is as it should be.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let fault = |source| LogError::Filter { filter: filter.to_owned(), source };
     let is_level = !filter.contains(['=', ',']) && matches!(filter, "info" | "warn");
-    let directives = if is_level { format!("{filter},ort=warn") } else { filter.to_owned() };
+    let directives = if is_level { format!("{filter},ort=error") } else { filter.to_owned() };
     EnvFilter::builder().parse(directives).map_err(fault)
 }
 
