@@ -145,17 +145,7 @@ fn open_sysfs(
     }
     let (telemetry, actuator) = (Box::new(telemetry), Box::new(actuator));
     let work_scale = if accelerator.is_some() { PlantSpec::from_board(&spec)?.work_scale } else { 1.0 };
-    Ok(OpenBoard {
-        spec,
-        board,
-        telemetry,
-        actuator,
-        accelerator,
-        status,
-        missing,
-        work_scale,
-        state: None,
-    })
+    Ok(OpenBoard { spec, board, telemetry, actuator, accelerator, status, missing, work_scale, state: None })
 }
 
 fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {

@@ -42,7 +42,14 @@ fn curl_over_the_unix_socket() {
     let pixels = setup.path("pixels");
     std::fs::write(&pixels, &ask.inputs[0].tensor.data).unwrap();
     let data = format!("@{}", pixels.display());
-    let raw = ["--data-binary", data.as_str(), "-H", "Inference-Header-Content-Length: 0", "-H", "Content-Type: application/octet-stream"];
+    let raw = [
+        "--data-binary",
+        data.as_str(),
+        "-H",
+        "Inference-Header-Content-Length: 0",
+        "-H",
+        "Content-Type: application/octet-stream",
+    ];
     let (code, body) = curl(&raw, "/v2/models/fashion/infer");
     assert_eq!(code, 200, "{body}");
     assert!(body.contains("\"variant\"") && body.contains("logits"), "{body}");

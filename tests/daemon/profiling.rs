@@ -19,7 +19,10 @@ fn profiled(daemon: &Daemon<'_>) -> ModelStatus {
 }
 
 /// What holds for a variant on every unit.
-fn everywhere(model: &ModelStatus, variant: &str) -> (Vec<VariantState>, Vec<String>, Vec<Option<Provenance>>) {
+fn everywhere(
+    model: &ModelStatus,
+    variant: &str,
+) -> (Vec<VariantState>, Vec<String>, Vec<Option<Provenance>>) {
     let variant = model.variants.iter().find(|one| one.name == variant).unwrap();
     let mut found = (Vec::new(), Vec::new(), Vec::new());
     for unit in &variant.units {
@@ -73,7 +76,10 @@ fn unfit_variants_are_refused_and_the_others_serve_meanwhile_and_it_is_all_remem
 
     let files = || -> std::collections::BTreeMap<_, _> {
         let entries = std::fs::read_dir(setup.state_dir().join("profiles")).unwrap();
-        entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+        entries
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect()
     };
     let stored = files();
     assert_eq!(stored.len(), 4 * model.variants[0].units.len(), "one for each variant and unit");
@@ -92,7 +98,9 @@ fn unfit_variants_are_refused_and_the_others_serve_meanwhile_and_it_is_all_remem
     check(&daemon, &profiled(&daemon));
     daemon.stop();
     let kept = files();
-    assert!(kept[victim].len() > 1 && kept.iter().filter(|(path, data)| stored[*path] != **data).count() == 1);
+    assert!(
+        kept[victim].len() > 1 && kept.iter().filter(|(path, data)| stored[*path] != **data).count() == 1
+    );
 }
 
 #[test]
@@ -109,7 +117,11 @@ fn wattctl_profile_measures_anew_and_a_stop_does_not_wait_for_it() {
     // Clocks that were held for probes are let go of.
     eventually("idle clocks", || {
         let domains = daemon.status().domains;
-        domains.iter().filter(|domain| domain.name != "emc").all(|domain| domain.khz == domain.min_khz).then_some(())
+        domains
+            .iter()
+            .filter(|domain| domain.name != "emc")
+            .all(|domain| domain.khz == domain.min_khz)
+            .then_some(())
     });
     daemon.post("/wattd/v1/profile", &serde_json::json!({ "model": "tiny" })).unwrap();
     eventually("the beginning", || daemon.model("tiny").profiling.then_some(()));

@@ -63,7 +63,10 @@ fn a_reload_in_the_middle_of_traffic_loses_nothing() {
     std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             for item in 0..40 {
-                daemon.infer(nothing_but(&fashion, &[("class", if item % 2 == 0 { "interactive" } else { "default" })]));
+                daemon.infer(nothing_but(
+                    &fashion,
+                    &[("class", if item % 2 == 0 { "interactive" } else { "default" })],
+                ));
             }
         });
         while !client.is_finished() {
@@ -106,7 +109,9 @@ fn a_journal_of_real_traffic_replays_to_the_same_effects() {
     traffic(&daemon);
     let served = daemon.status().counters.served;
     // Enough for a check in between, too.
-    eventually("256 events", || (daemon.metric("wattd_decision_duration_seconds_count")? > 256.0).then_some(()));
+    eventually("256 events", || {
+        (daemon.metric("wattd_decision_duration_seconds_count")? > 256.0).then_some(())
+    });
     daemon.stop();
     let (events, checks, text) = replay(&setup, "events.jsonl");
     assert!(events > 256 && checks >= 2, "{text}");

@@ -19,7 +19,13 @@ fn changed(board: &SimBoard, before: &std::collections::BTreeMap<std::path::Path
 
 fn restore(setup: &Setup, board: &SimBoard) -> Output {
     let (state, sys) = (setup.state_dir(), board.mount.clone());
-    wattctl(["restore".as_ref(), "--state-dir".as_ref(), state.as_os_str(), "--sysfs-root".as_ref(), sys.as_os_str()])
+    wattctl([
+        "restore".as_ref(),
+        "--state-dir".as_ref(),
+        state.as_os_str(),
+        "--sysfs-root".as_ref(),
+        sys.as_os_str(),
+    ])
 }
 
 /// On both kinds of tree where there are both.
@@ -54,9 +60,7 @@ fn after_a_stop_in_the_middle_of_the_start() {
         setup.write();
         let daemon = setup.launch();
         // The lock is taken just before the first clock may change; no request was served yet.
-        eventually("the state directory", || {
-            std::fs::read_dir(setup.state_dir()).ok()?.next().map(|_| ())
-        });
+        eventually("the state directory", || std::fs::read_dir(setup.state_dir()).ok()?.next().map(|_| ()));
         daemon.signal(Signal::SIGTERM);
         daemon.stop_has_begun();
         assert_eq!(board.nodes(), before);
@@ -125,13 +129,20 @@ fn what_somebody_else_set_meanwhile_is_left() {
 fn load(setup: &Setup) -> Guarded {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wattctl"));
     command.args(["load", "--model", "tiny", "--rate", "40", "--poisson", "--duration", "60s", "--quiet"]);
-    command.env("WATTD_SOCKET", setup.socket()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .env("WATTD_SOCKET", setup.socket())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Guarded(command.spawn().unwrap())
 }
 
 #[test]
 fn after_kills_at_any_moment_under_load() {
-    let seed = std::env::var("WATTD_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("WATTD_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
     println!("WATTD_TEST_SEED={seed}");
     let mut random = rand::rngs::ChaCha8Rng::seed_from_u64(seed);
     let board = SimBoard::start("jetson-tx2");

@@ -221,10 +221,19 @@ fn refusals_have_a_code_a_reason_and_a_time() {
     }
     // The same by HTTP.
     let body = r#"{"inputs":[],"parameters":{"class":"nobody"}}"#;
-    let answer = run_well("curl", &[
-        "-sS", "-D", "-", "--unix-socket", daemon.socket.to_str().unwrap(), "-d", body,
-        "http://localhost/v2/models/fashion/infer",
-    ]);
+    let answer = run_well(
+        "curl",
+        &[
+            "-sS",
+            "-D",
+            "-",
+            "--unix-socket",
+            daemon.socket.to_str().unwrap(),
+            "-d",
+            body,
+            "http://localhost/v2/models/fashion/infer",
+        ],
+    );
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"error\""), "{answer}");
     daemon.stop();
 }
@@ -266,9 +275,15 @@ fn all_counts_agree() {
     assert!(daemon.ask(Ask { model: "nothing".into(), ..Ask::default() }).is_err());
 
     let counters = daemon.status().counters;
-    assert_eq!((counters.served, counters.rejected.clone()), (6, BTreeMap::from([("accuracy_unreachable".into(), 3)])));
-    let series = |name: &str| daemon.metric(name).unwrap_or_else(|| panic!("{name}\n{}", daemon.get("/metrics")));
-    let request = |outcome| series(&format!(r#"wattd_requests_total{{model="fashion",class="default",outcome="{outcome}"}}"#));
+    assert_eq!(
+        (counters.served, counters.rejected.clone()),
+        (6, BTreeMap::from([("accuracy_unreachable".into(), 3)]))
+    );
+    let series =
+        |name: &str| daemon.metric(name).unwrap_or_else(|| panic!("{name}\n{}", daemon.get("/metrics")));
+    let request = |outcome| {
+        series(&format!(r#"wattd_requests_total{{model="fashion",class="default",outcome="{outcome}"}}"#))
+    };
     assert_eq!(request("in_time") + request("late"), 6.0);
     assert_eq!(request("late"), counters.missed as f64);
     assert_eq!(request("rejected"), 3.0);
@@ -304,7 +319,9 @@ fn all_counts_agree() {
     let count = |part: &Option<proto::StatisticDuration>| part.as_ref().unwrap().count;
     assert_eq!(count(&inference.success), 6);
     assert_eq!(count(&inference.fail), 3);
-    for part in [&inference.queue, &inference.compute_input, &inference.compute_infer, &inference.compute_output] {
+    for part in
+        [&inference.queue, &inference.compute_input, &inference.compute_infer, &inference.compute_output]
+    {
         assert_eq!(count(part), 6);
     }
     assert_eq!((model.inference_count, model.execution_count as f64), (9, executions));

@@ -81,7 +81,11 @@ impl SimBoard {
         let mut process = self.process.take().unwrap();
         process.signal(Signal::SIGTERM);
         let status = process.ended();
-        assert!(status.success(), "{status}: {}", std::fs::read_to_string(self.dir.path().join("out")).unwrap());
+        assert!(
+            status.success(),
+            "{status}: {}",
+            std::fs::read_to_string(self.dir.path().join("out")).unwrap()
+        );
     }
 
     fn unmount(&self) {

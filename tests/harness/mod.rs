@@ -374,8 +374,11 @@ impl Daemon<'_> {
     /// One inference by gRPC.
     pub fn ask(&self, ask: Ask) -> Result<Answer, Reply> {
         let (reply, parameters) = wait_for(async {
-            Rpc::connect(&self.socket, 1).await.map_err(|error| Reply::Failed(error.to_string()))?
-                .infer_in_full(ask).await
+            Rpc::connect(&self.socket, 1)
+                .await
+                .map_err(|error| Reply::Failed(error.to_string()))?
+                .infer_in_full(ask)
+                .await
         })?;
         match reply {
             Reply::Answer { outputs, served } => {

@@ -34,13 +34,19 @@ fn whatever_the_sensors_say_requests_are_served_and_the_fault_is_shown() {
             setup.models("tests/data/models");
             let daemon = setup.start();
             let zone = eventually("the fault", || {
-                daemon.status().zones.into_iter().find(|zone| zone.name == "PLL-therm" && zone.fault.is_some())
+                daemon
+                    .status()
+                    .zones
+                    .into_iter()
+                    .find(|zone| zone.name == "PLL-therm" && zone.fault.is_some())
             });
             assert_eq!((zone.fault, zone.c), (Some(fault), None), "{to}");
             daemon.infer(tiny.ask(0, 1));
             let page = daemon.get("/metrics");
             assert!(page.contains("wattd_temperature_celsius{zone=\"PLL-therm\"} NaN"), "{page}");
-            let faults = page.lines().find(|line| line.starts_with("wattd_sensor_faults_total{sensor=\"PLL-therm\""));
+            let faults = page
+                .lines()
+                .find(|line| line.starts_with("wattd_sensor_faults_total{sensor=\"zone:PLL-therm\""));
             assert!(faults.is_some(), "{page}");
             daemon.stop();
         }
@@ -56,9 +62,7 @@ fn impossible_stuck_and_missing_readings_of_everything_at_once() {
     script += &event("sensor", "rail:VDD_SYS_GPU", "\"text:a lot\"");
     script += &event("sensor", "rail:VDD_SYS_CPU", "\"stuck\"");
     script += &event("sensor", "domain:gpu", "\"enodata\"");
-    script += &event("actuator", "gpu", "\"refuse\"");
-    script += &event("actuator", "cpu", "806400");
-    setup.script(&script).models("tests/data/models").set("budget.objective", "performance");
+    setup.script(&script).models("tests/data/models");
     let daemon = setup.start();
     let tiny = inputs("tests/data/models", "tiny");
     // From 48 to -40 degrees in one step is no reading: after a while the daemon counts as blind, and careful.
@@ -70,13 +74,43 @@ fn impossible_stuck_and_missing_readings_of_everything_at_once() {
     assert!(status.rails.iter().any(|rail| rail.name == "VDD_IN" && rail.w.is_none()), "{status:?}");
     daemon.logs(&["thermal regime changed", "from=Nominal"]);
     daemon.infer(tiny.ask(0, 1));
-    eventually("a clock that does not follow", || {
-        daemon.infer(tiny.ask(1, 1));
-        let domains = daemon.status().domains;
-        domains.iter().any(|domain| !domain.controllable).then_some(())
-    });
-    daemon.logs(&["gpu", "no longer"]);
     daemon.stop();
+}
+
+#[test]
+fn a_clock_that_refuses_is_a_fact_and_the_others_are_set() {
+    for in_process in [true, false] {
+        // From the start on: the first setting fails already.
+        let script = event("actuator", "cpu", "\"refuse\"") + &event("actuator", "gpu", "726750");
+        let script = script.replace("at_s = 0.3", "at_s = 0");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &script).unwrap();
+        let board = (!in_process)
+            .then(|| SimBoard::start_with("jetson-tx2", &["--script", file.path().to_str().unwrap()]));
+        let before = board.as_ref().map(SimBoard::nodes);
+        let mut setup = Setup::new();
+        match &board {
+            Some(board) => setup.on(board),
+            None => setup.script(&script),
+        };
+        setup.models("tests/data/models").set("budget.objective", "performance");
+        let daemon = setup.start();
+        let tiny = inputs("tests/data/models", "tiny");
+        let domain = |name: &str| daemon.status().domains.into_iter().find(|one| one.name == name).unwrap();
+        eventually("a clock that does not follow", || {
+            daemon.infer(tiny.ask(0, 1));
+            (!domain("cpu").controllable).then_some(())
+        });
+        daemon.logs(&["WARN", "domain=\"cpu\""]);
+        eventually("the highest clock that the firmware gives", || {
+            (domain("gpu").max_khz == Some(726_750)).then_some(())
+        });
+        assert!(domain("gpu").controllable, "held down is not refused");
+        daemon.infer(tiny.ask(1, 1));
+        assert_eq!(daemon.metric("wattd_clock_controllable{domain=\"cpu\"}"), Some(0.0));
+        daemon.stop();
+        assert_eq!(board.as_ref().map(SimBoard::nodes), before);
+    }
 }
 
 #[test]
@@ -102,8 +136,6 @@ fn a_board_that_goes_and_comes_back_is_lived_with() {
     assert!(daemon.runs());
     board.begin();
     eventually("service again", || daemon.ask(tiny.ask(0, 1)).ok());
-    eventually("sensors again", || {
-        daemon.status().zones.iter().all(|zone| zone.c.is_some()).then_some(())
-    });
+    eventually("sensors again", || daemon.status().zones.iter().all(|zone| zone.c.is_some()).then_some(()));
     daemon.stop();
 }
