@@ -17,9 +17,9 @@ const MAX_CPUS: u16 = 1024;
 /// Highest clock that is believed, 10 GHz in kHz.
 pub(crate) const MAX_CLOCK_KHZ: u32 = 10_000_000;
 /// Highest power that is believed, in watts.
-pub(crate) const MAX_POWER_W: f64 = 1_000.0;
+const MAX_POWER_W: f64 = 1_000.0;
 /// Highest temperature that is believed, in degrees Celsius.
-pub(crate) const MAX_TEMPERATURE_C: f64 = 150.0;
+const MAX_TEMPERATURE_C: f64 = 150.0;
 /// Longest name in characters.
 const MAX_NAME: usize = 64;
 

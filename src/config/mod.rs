@@ -66,8 +66,6 @@ pub struct BoardConfig {
     pub sysfs_root: PathBuf,
     /// Time between two sweeps over the sensors.
     pub sample_period: Nanos,
-    /// Time between two control cycles.
-    pub control_period: Nanos,
 }
 
 /// Which board stands behind the daemon.
@@ -173,8 +171,6 @@ pub struct LogConfig {
 pub struct ProfileConfig {
     /// Whether to profile in the background what has no profile yet.
     pub on_start: bool,
-    /// Most timed runs per variant and unit.
-    pub max_probes: u32,
     /// Labelled inputs whose outputs are compared with the reference variant.
     pub check_items: u32,
 }

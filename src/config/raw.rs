@@ -47,18 +47,11 @@ pub struct RawBoard {
     pub sysfs_root: PathBuf,
     /// Time between two sweeps over the sensors, ms.
     pub sample_period_ms: u64,
-    /// Time between two control cycles, ms.
-    pub control_period_ms: u64,
 }
 
 impl Default for RawBoard {
     fn default() -> Self {
-        Self {
-            file: "/etc/wattd/board.toml".into(),
-            sysfs_root: "/sys".into(),
-            sample_period_ms: 100,
-            control_period_ms: 500,
-        }
+        Self { file: "/etc/wattd/board.toml".into(), sysfs_root: "/sys".into(), sample_period_ms: 100 }
     }
 }
 
@@ -399,14 +392,12 @@ impl Default for RawLog {
 pub struct RawProfile {
     /// Whether to profile in the background what has no profile yet.
     pub on_start: bool,
-    /// Most timed runs per variant and unit.
-    pub max_probes: u32,
     /// Labelled inputs whose outputs are compared with the reference variant.
     pub check_items: u32,
 }
 
 impl Default for RawProfile {
     fn default() -> Self {
-        Self { on_start: true, max_probes: 12, check_items: 32 }
+        Self { on_start: true, check_items: 32 }
     }
 }

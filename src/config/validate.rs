@@ -84,16 +84,10 @@ impl Check<'_, '_> {
     fn board(&mut self, raw: &RawConfig) -> BoardConfig {
         let board = &raw.board;
         let sample_ms = self.whole("board.sample_period_ms", board.sample_period_ms, 10..=10_000, "ms");
-        let control_ms = self.whole("board.control_period_ms", board.control_period_ms, 10..=60_000, "ms");
-        if control_ms < sample_ms {
-            let least = format!("must be at least board.sample_period_ms ({sample_ms})");
-            self.document.complain("board.control_period_ms", least);
-        }
         BoardConfig {
             file: self.path("board.file", &board.file),
             sysfs_root: self.path("board.sysfs_root", &board.sysfs_root),
             sample_period: Nanos::from_millis(sample_ms),
-            control_period: Nanos::from_millis(control_ms),
         }
     }
 
@@ -363,7 +357,6 @@ impl Check<'_, '_> {
     fn profile(&mut self, raw: &RawConfig) -> ProfileConfig {
         ProfileConfig {
             on_start: raw.profile.on_start,
-            max_probes: self.count("profile.max_probes", raw.profile.max_probes, 3..=1_000),
             check_items: self.count("profile.check_items", raw.profile.check_items, 1..=10_000),
         }
     }

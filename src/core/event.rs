@@ -253,6 +253,9 @@ pub enum Event {
         /// The clock, one of its operating points.
         clock: Option<Kilohertz>,
     },
+    /// The profiler occupies a unit's processor (`Some`): the units that share it wait, the unit itself serves
+    /// between the probe's runs. `None` ends that.
+    Probing(Option<UnitId>),
     /// A profile was measured, or found unfit (`None`: the variant must not run there).
     Profiled {
         /// The variant.

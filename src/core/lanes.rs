@@ -14,6 +14,9 @@ use smallvec::SmallVec;
 /// Failures of a variant in a row after which it is taken off the lane.
 const MAX_FAILURES: u32 = 3;
 
+/// When to look again at a unit whose processor the profiler occupies.
+const PROBE_SLICE: Nanos = Nanos::from_millis(20);
+
 /// A request in a running batch.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
@@ -150,7 +153,14 @@ impl Core {
             let same = (0..units.len()).filter(|&other| units[other].group == units[unit].group);
             same.map(|other| own[other]).max().unwrap_or(now)
         };
-        (0..units.len()).map(shared).collect()
+        // How long a probe will take is not known: look again soon.
+        let probed = |unit: usize| match self.probing {
+            Some(probing) if probing.index() != unit && units[probing.index()].group == units[unit].group => {
+                now.after(PROBE_SLICE)
+            }
+            _ => now,
+        };
+        (0..units.len()).map(|unit| shared(unit).max(probed(unit))).collect()
     }
 
     pub(super) fn busy_domains(&self) -> SmallVec<[bool; 8]> {

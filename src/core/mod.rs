@@ -74,6 +74,8 @@ pub struct Core {
     lanes: Vec<Lane>,
     device_cap: DeviceCap,
     hold_until: Option<Timestamp>,
+    /// The unit that the profiler occupies.
+    probing: Option<UnitId>,
     board_power: Microwatts,
     effects: VecDeque<Effect>,
     next_batch: u64,
@@ -100,6 +102,7 @@ impl Core {
             lanes: vec![Lane::default(); catalog.board.units.len()],
             device_cap: DeviceCap::None,
             hold_until: None,
+            probing: None,
             board_power: catalog.board.idle_power,
             effects: VecDeque::new(),
             next_batch: 0,
@@ -132,6 +135,7 @@ impl Core {
                 let changed = self.clocks.applied(&report, now);
                 self.note_controllable(&changed);
             }
+            Event::Probing(unit) => self.probing = unit,
             Event::Hold { domain, clock } => self.clocks.hold(domain, clock),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),

@@ -125,6 +125,14 @@ impl Core {
         self.lanes[unit.index()].running.as_ref().map(|running| running.dispatch.variant)
     }
 
+    /// Whether another unit that shares this one's processor runs a batch.
+    #[must_use]
+    pub fn processor_taken(&self, unit: UnitId) -> bool {
+        let units = &self.catalog.board.units;
+        let mut others = (0..units.len()).filter(|&other| other != unit.index());
+        others.any(|other| units[other].group == units[unit.index()].group && self.lanes[other].running.is_some())
+    }
+
     /// Whether a unit's clock does what it is told; true for units without one.
     #[must_use]
     pub fn controllable(&self, domain: crate::core::catalog::DomainId) -> bool {

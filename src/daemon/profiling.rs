@@ -282,7 +282,7 @@ impl Background {
         engine: &Engine,
         unit: UnitId,
         clock: Option<Kilohertz>,
-        mut request: ProbeRequest,
+        request: ProbeRequest,
     ) -> Option<(Kilohertz, ProbeReport)> {
         while engine.state().core.status(engine.now()).regime != Regime::Nominal {
             if !engine.probes.pause(Nanos::from_millis(500)) {
@@ -297,13 +297,25 @@ impl Background {
                 return None;
             }
         }
-        self.next_probe += 1;
-        request.id = self.next_probe;
-        engine.lane(unit)?.probe(request).ok()?;
-        let report = engine.probes.report(self.next_probe)?;
+        let report = self.run_probe(engine, unit, request)?;
         // What was held is what ran, unless the core was told otherwise in between.
         let in_force = domain.and_then(|domain| engine.state().core.present_clock(domain));
         Some((in_force.unwrap_or(clock.unwrap_or(Kilohertz::ZERO)), report))
+    }
+
+    /// Has the lane run a probe while the units that share its processor are kept still.
+    fn run_probe(&mut self, engine: &Engine, unit: UnitId, mut request: ProbeRequest) -> Option<ProbeReport> {
+        self.next_probe += 1;
+        request.id = self.next_probe;
+        engine.feed(Event::Probing(Some(unit)));
+        let mut still = true;
+        while still && engine.state().core.processor_taken(unit) {
+            still = engine.probes.pause(Nanos::from_millis(1));
+        }
+        let accepted = still && engine.lane(unit).is_some_and(|lane| lane.probe(request).is_ok());
+        let report = if accepted { engine.probes.report(self.next_probe) } else { None };
+        engine.feed(Event::Probing(None));
+        report
     }
 
     fn release(&self, engine: &Engine, unit: UnitId) {

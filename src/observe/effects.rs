@@ -314,6 +314,7 @@ impl Observer {
             | Event::Retain { .. }
             | Event::Profiled { .. }
             | Event::Hold { .. }
+            | Event::Probing(_)
             | Event::Drain
             | Event::Wake => {}
         }

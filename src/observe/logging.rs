@@ -47,9 +47,12 @@ impl LogHandle {
     }
 }
 
+/// A plain level leaves out the runtime's own chatter: it warns at every load of what is as it should be.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let fault = |source| LogError::Filter { filter: filter.to_owned(), source };
-    EnvFilter::builder().parse(filter).map_err(fault)
+    let is_level = !filter.contains(['=', ',']) && matches!(filter, "info" | "warn");
+    let directives = if is_level { format!("{filter},ort=error") } else { filter.to_owned() };
+    EnvFilter::builder().parse(directives).map_err(fault)
 }
 
 /// Sets up logging of the whole process, on standard error.

@@ -91,7 +91,7 @@ impl Notes {
             }
             Event::Reconfigured(_) => info!("budgets and classes replaced"),
             Event::Drain => info!("draining: no new requests"),
-            Event::Submit(_) | Event::Cancel(_) | Event::Hold { .. } | Event::Wake => {}
+            Event::Submit(_) | Event::Cancel(_) | Event::Hold { .. } | Event::Probing(_) | Event::Wake => {}
         }
     }
 

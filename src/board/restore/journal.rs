@@ -27,6 +27,8 @@ const COMPACT_AT: u64 = 256 << 10;
 const MAX_BYTES: u64 = 4 << 20;
 /// Most nodes: governor and two bounds of as many domains as a board may have, with room.
 const MAX_NODES: usize = 512;
+/// Most writes of one node that may be in force: one per kill while it refuses.
+const MAX_ATTEMPTS: usize = 64;
 /// Longest value of a node, in bytes.
 const MAX_VALUE: usize = 64;
 
@@ -58,6 +60,9 @@ impl Role {
 pub(crate) struct Attempt {
     pub(crate) value: String,
     pub(crate) seen: Option<String>,
+    /// Announced by this process, and carried out if a later one follows. What an earlier process
+    /// announced last may or may not have been carried out.
+    own: bool,
 }
 
 /// A node and its history.
@@ -71,19 +76,39 @@ pub(crate) struct Node {
     pub(crate) path: PathBuf,
     /// What it held before the first write.
     pub(crate) original: String,
-    /// The last write; `None`: never written.
-    pub(crate) last: Option<Attempt>,
-    /// The one before it, still in force if the last was not carried out.
-    pub(crate) previous: Option<Attempt>,
+    /// The writes that may be in force, the last one last; none: never written.
+    attempts: Vec<Attempt>,
 }
 
 impl Node {
+    /// A node as found.
+    pub(crate) fn new(domain: &str, role: Role, path: &Path, original: String) -> Self {
+        Self { domain: domain.to_owned(), role, path: path.to_owned(), original, attempts: Vec::new() }
+    }
+
+    /// Whether the daemon may have changed it.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.attempts.is_empty()
+    }
+
     /// Whether the daemon may have left `value` there.
     pub(crate) fn wrote(&self, value: &str) -> bool {
-        [&self.last, &self.previous]
-            .into_iter()
-            .flatten()
-            .any(|attempt| attempt.value == value || attempt.seen.as_deref() == Some(value))
+        self.attempts.iter().any(|attempt| attempt.value == value || attempt.seen.as_deref() == Some(value))
+    }
+
+    /// Whether `value` is all that the daemon ever wrote, as far as it matters.
+    pub(crate) fn wrote_only(&self, value: &str) -> bool {
+        self.attempts.iter().all(|attempt| attempt.value == value)
+    }
+
+    /// The last value that was written or announced.
+    pub(crate) fn last(&self) -> Option<&str> {
+        self.attempts.last().map(|attempt| attempt.value.as_str())
+    }
+
+    /// The last value, if this process wrote it.
+    pub(crate) fn own_last(&self) -> Option<&str> {
+        self.attempts.last().filter(|attempt| attempt.own).map(|attempt| attempt.value.as_str())
     }
 
     /// A tampered or damaged journal must not direct a write to anything but a clock node.
@@ -94,12 +119,25 @@ impl Node {
             && is_value(self.role, &self.original)
     }
 
+    /// A write is announced. That this process goes on shows that its last one was carried out (a
+    /// refused one is taken back first), so nothing before that can be in force; what an earlier process
+    /// left behind can.
     fn attempt(&mut self, value: String) {
-        self.previous = self.last.replace(Attempt { value, seen: None });
+        if self.attempts.last().is_some_and(|attempt| attempt.own) {
+            self.attempts.drain(..self.attempts.len() - 1);
+        }
+        self.push(value, true);
+    }
+
+    fn push(&mut self, value: String, own: bool) {
+        if self.attempts.len() == MAX_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(Attempt { value, seen: None, own });
     }
 
     fn refused(&mut self) {
-        self.last = self.previous.take();
+        self.attempts.pop();
     }
 }
 
@@ -116,6 +154,7 @@ fn is_value(role: Role, value: &str) -> bool {
 enum Line {
     Head { version: u32, boot: Option<String>, nodes: usize },
     Node { id: usize, domain: String, role: Role, path: PathBuf, original: String },
+    Maybe { id: usize, value: String },
     Write { id: usize, value: String },
     Seen { id: usize, value: String },
     Refused { id: usize },
@@ -281,7 +320,7 @@ fn take(nodes: &mut Vec<Option<Node>>, line: Line) -> bool {
     match line {
         Line::Head { .. } => false,
         Line::Node { id, domain, role, path, original } => {
-            let node = Node { domain, role, path, original, last: None, previous: None };
+            let node = Node { domain, role, path, original, attempts: Vec::new() };
             if id >= MAX_NODES || !node.is_sound() {
                 return false;
             }
@@ -291,8 +330,9 @@ fn take(nodes: &mut Vec<Option<Node>>, line: Line) -> bool {
             nodes[id].replace(node).is_none()
         }
         Line::Write { id, value } => known(nodes, id).map(|node| node.attempt(value)).is_some(),
+        Line::Maybe { id, value } => known(nodes, id).map(|node| node.push(value, false)).is_some(),
         Line::Seen { id, value } => {
-            let last = known(nodes, id).and_then(|node| node.last.as_mut());
+            let last = known(nodes, id).and_then(|node| node.attempts.last_mut());
             last.map(|attempt| attempt.seen = Some(value)).is_some()
         }
         Line::Refused { id } => known(nodes, id).map(Node::refused).is_some(),
@@ -310,12 +350,14 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Writes the originals, synced, before anything is touched.
+    /// Writes the originals, synced, before anything is touched. Of nodes that an earlier process wrote,
+    /// no write is known to have been carried out.
     pub(crate) fn create(
         lock: &StateLock,
         boot: Option<String>,
-        nodes: Vec<Node>,
+        mut nodes: Vec<Node>,
     ) -> Result<Self, RestoreError> {
+        nodes.iter_mut().flat_map(|node| &mut node.attempts).for_each(|attempt| attempt.own = false);
         let mut journal = Self { boot, nodes, file: None, bytes: 0 };
         journal.rewrite(lock)?;
         Ok(journal)
@@ -358,7 +400,7 @@ impl Journal {
 
     /// Notes that the node shows something else than was written.
     pub(crate) fn saw(&mut self, lock: &StateLock, id: usize, value: &str) -> Result<(), RestoreError> {
-        let Some(last) = &mut self.nodes[id].last else { return Ok(()) };
+        let Some(last) = self.nodes[id].attempts.last_mut() else { return Ok(()) };
         if last.seen.as_deref() == Some(value) || !is_value(Role::Max, value) {
             return Ok(());
         }
@@ -407,8 +449,8 @@ impl Journal {
                 original: node.original.clone(),
             };
             text += &line.encode()?;
-            for attempt in [&node.previous, &node.last].into_iter().flatten() {
-                text += &Line::Write { id, value: attempt.value.clone() }.encode()?;
+            for attempt in &node.attempts {
+                text += &Line::Maybe { id, value: attempt.value.clone() }.encode()?;
                 if let Some(seen) = &attempt.seen {
                     text += &Line::Seen { id, value: seen.clone() }.encode()?;
                 }

@@ -6,8 +6,8 @@
 //!
 //! 1. it holds its original: nothing to do;
 //! 2. the daemon never wrote it: left alone;
-//! 3. it holds the last written value, what the kernel showed after that write, or (a kill between
-//!    announcing and writing) the value before: put back;
+//! 3. it holds the last written value, what the kernel showed after that write, or (after a kill between
+//!    announcing and writing) the values before: put back;
 //! 4. an upper bound reads *lower* than written: either the kernel caps it (cpufreq and devfreq show
 //!    the lower of bound and cap) or a person lowered it. The original is written: if the node then
 //!    shows it, no cap was in force and so a person had set the bound, which is put back again;
@@ -340,15 +340,14 @@ fn judge(node: &Node, found: &Result<u64, SysfsError>) -> Option<Verdict> {
     };
     let found = match found {
         Ok(found) => *found,
-        Err(_) if node.last.is_none() => {
+        Err(_) if !node.is_written() => {
             return Some(Verdict::Stays(original, NodeOutcome::LeftAlone(None)));
         }
         Err(error) => return Some(Verdict::Lost(error.to_string())),
     };
-    let written = last_written(node);
-    if found == original && written.is_none_or(|last| last == original) {
+    if found == original && node.wrote_only(&node.original) {
         Some(Verdict::Stays(found, NodeOutcome::AsFound))
-    } else if node.last.is_none() {
+    } else if !node.is_written() {
         Some(foreign(found))
     } else if found == original || node.wrote(&found.to_string()) {
         // A cap can make a bound of ours read like the original: writing it settles that.
@@ -363,7 +362,7 @@ fn foreign(found: u64) -> Verdict {
 }
 
 fn last_written(node: &Node) -> Option<u64> {
-    node.last.as_ref()?.value.parse().ok()
+    node.last()?.parse().ok()
 }
 
 fn judge_min(node: &Node, found: Result<u64, SysfsError>, found_max: Option<u64>) -> Verdict {
@@ -382,7 +381,7 @@ fn judge_max(root: &SysfsRoot, node: &Node, found: Result<u64, SysfsError>) -> V
     }
     let found = found.unwrap_or(0);
     let original = node.original.parse::<u64>().unwrap_or(found);
-    if !last_written(node).is_some_and(|last| unlimited(found) < unlimited(last)) {
+    if last_written(node).is_none_or(|last| unlimited(found) >= unlimited(last)) {
         return foreign(found);
     }
     if unlimited(original) <= unlimited(found) {
@@ -404,7 +403,7 @@ fn judge_max(root: &SysfsRoot, node: &Node, found: Result<u64, SysfsError>) -> V
 fn outcome(root: &SysfsRoot, node: &Node, verdict: Verdict, goal: Option<u64>) -> NodeOutcome {
     let original = match verdict {
         // The other bound may have pressed on it until now.
-        Verdict::Stays(..) if node.last.is_none() => return untouched(root, node),
+        Verdict::Stays(..) if !node.is_written() => return untouched(root, node),
         Verdict::Stays(_, outcome) => return outcome,
         Verdict::Lost(why) => return NodeOutcome::Failed(why),
         Verdict::PutBack(original) => original,

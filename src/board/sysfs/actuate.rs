@@ -142,7 +142,7 @@ impl SysfsActuator {
 
     fn last_written(&self, path: &Path) -> Option<u64> {
         let journal = self.journal.as_ref()?;
-        journal.nodes()[journal.find(path)?].last.as_ref()?.value.parse().ok()
+        journal.nodes()[journal.find(path)?].own_last()?.parse().ok()
     }
 
     /// Whether a write would change something. A bound that was written before and now reads lower is
@@ -211,7 +211,7 @@ impl SysfsActuator {
         let Some(journal) = &mut self.journal else { return };
         let Some(id) = journal.find(path) else { return };
         let text = shown.to_string();
-        let as_written = journal.nodes()[id].last.as_ref().is_none_or(|last| last.value == text);
+        let as_written = journal.nodes()[id].last().is_none_or(|last| last == text);
         if !as_written && let Err(error) = journal.saw(&self.lock, id, &text) {
             tracing::warn!(%error, "a read-back is not noted in the journal");
         }
@@ -283,14 +283,7 @@ fn read(root: &SysfsRoot, nodes: &ClockNodes) -> Result<Raw, SysfsError> {
 /// written.
 fn originals(root: &SysfsRoot, domain: &str, nodes: &ClockNodes) -> Result<Vec<Node>, SysfsError> {
     let found = read(root, nodes)?;
-    let node = |role, path: &Path, original: String| Node {
-        domain: domain.to_owned(),
-        role,
-        path: path.to_owned(),
-        original,
-        last: None,
-        previous: None,
-    };
+    let node = |role, path: &Path, original: String| Node::new(domain, role, path, original);
     let mut all = vec![
         node(Role::Min, &nodes.min, found.min.to_string()),
         node(Role::Max, &nodes.max, found.max.to_string()),

@@ -2,9 +2,9 @@
 //! any two steps that have an effect. Outside tests nothing of it exists.
 
 #[cfg(not(test))]
-pub(crate) use off::{injected, step, torn, writing};
+pub(crate) use off::{injected, shown, step, torn, writing};
 #[cfg(test)]
-pub(crate) use on::{injected, step, torn, writing};
+pub(crate) use on::{injected, shown, step, torn, writing};
 
 #[cfg(not(test))]
 mod off {
@@ -19,6 +19,11 @@ mod off {
 
     #[inline]
     pub(crate) fn torn(length: usize) -> usize {
+        length
+    }
+
+    #[inline]
+    pub(crate) fn shown(_: &Path, _: &mut [u8], length: usize) -> usize {
         length
     }
 
@@ -45,6 +50,7 @@ pub(crate) mod on {
     thread_local! {
         static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
         static FAULTS: RefCell<BTreeMap<(PathBuf, Access), i32>> = const { RefCell::new(BTreeMap::new()) };
+        static CAPS: RefCell<BTreeMap<PathBuf, u64>> = const { RefCell::new(BTreeMap::new()) };
         static WRITES: RefCell<Vec<(PathBuf, String)>> = const { RefCell::new(Vec::new()) };
     }
 
@@ -77,6 +83,24 @@ pub(crate) mod on {
     /// Writing `path` fails with `errno` on this thread; 0 heals it.
     pub(crate) fn fail_write(path: impl Into<PathBuf>, errno: i32) {
         set((path.into(), Access::Write), errno);
+    }
+
+    /// `path` shows at most `most` on this thread, whatever it holds, as under a cap of the kernel.
+    pub(crate) fn cap(path: impl Into<PathBuf>, most: Option<u64>) {
+        let path = path.into();
+        CAPS.with_borrow_mut(|caps| match most {
+            Some(most) => caps.insert(path, most),
+            None => caps.remove(&path),
+        });
+    }
+
+    pub(crate) fn shown(path: &Path, buffer: &mut [u8], length: usize) -> usize {
+        let Some(most) = CAPS.with_borrow(|caps| caps.get(path).copied()) else { return length };
+        let held = std::str::from_utf8(&buffer[..length]).ok().and_then(|text| text.trim().parse().ok());
+        let Some(held) = held.filter(|held: &u64| *held > most) else { return length };
+        let text = held.min(most).to_string();
+        buffer[..text.len()].copy_from_slice(text.as_bytes());
+        text.len()
     }
 
     fn set(key: (PathBuf, Access), errno: i32) {

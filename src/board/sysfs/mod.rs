@@ -174,4 +174,4 @@ fn highest(nodes: &ClockNodes, points: &[u64]) -> Kilohertz {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

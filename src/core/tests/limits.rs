@@ -83,3 +83,17 @@ fn queue_and_app_limits_hold() {
     world.settle();
     assert_eq!(world.outcomes.len(), 20);
 }
+
+#[test]
+fn a_probe_keeps_the_units_that_share_its_processor_still() {
+    let mut world = World::new(catalog(), budgets());
+    world.handle(Event::Probing(Some(UnitId(0))));
+    for id in 0..6 {
+        world.submit(Request { variant: Some(VariantId(2)), ..request(id) });
+    }
+    world.run_until(world.now.after(Nanos::from_millis(500)));
+    assert!(world.dispatches.iter().all(|dispatch| dispatch.unit != UnitId(1)), "{:?}", world.dispatches);
+    world.handle(Event::Probing(None));
+    world.settle();
+    assert_eq!(world.outcomes.len(), 6);
+}

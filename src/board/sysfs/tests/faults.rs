@@ -208,6 +208,8 @@ fn a_kept_descriptor_shows_new_values_and_survives_an_error() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn any_bytes_give_a_value_or_a_fault(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let tree = jetson();
@@ -221,7 +223,9 @@ proptest! {
         prop_assert!(opps.windows(2).all(|pair| pair[0] < pair[1]));
         let _ = board.into_telemetry().sample();
     }
+}
 
+proptest! {
     #[test]
     fn any_text_makes_a_sound_table(text in "[0-9 \\-]{0,60}|\\PC{0,60}") {
         let clocks = parse_clocks(&text, &Limits::HERTZ);

@@ -3,4 +3,5 @@
 mod actuate;
 mod boards;
 mod faults;
+mod fuse;
 pub(crate) mod tree;

@@ -25,6 +25,11 @@ impl Clock for HandClock {
     }
 }
 
+/// In memory where possible: the journal syncs, which costs nothing there.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 /// A board in a temporary directory.
 pub(crate) struct Tree {
     directory: tempfile::TempDir,
@@ -35,7 +40,7 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn new(spec: &str, nodes: &[(&str, &str)]) -> Self {
         let spec = BoardSpec::parse(spec, Path::new("test.toml")).unwrap_or_else(|error| panic!("{error}"));
-        let tree = Self { directory: tempfile::tempdir().unwrap(), spec, clock: Arc::default() };
+        let tree = Self { directory: scratch(), spec, clock: Arc::default() };
         std::fs::create_dir_all(tree.sys()).unwrap();
         for (path, value) in nodes {
             tree.put(path, value);
@@ -162,53 +167,52 @@ interface = "hwmon"
 chip = "ina3221"
 "#
     );
-    Tree::new(
-        &spec,
-        &[
-            ("devices/system/cpu/cpufreq/policy0/related_cpus", "0 1 2 3"),
-            ("devices/system/cpu/cpufreq/policy0/scaling_available_frequencies", "1510400 729600 115200"),
-            ("devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "729600"),
-            ("devices/system/cpu/cpufreq/policy0/scaling_min_freq", "115200"),
-            ("devices/system/cpu/cpufreq/policy0/scaling_max_freq", "1510400"),
-            ("devices/system/cpu/cpufreq/policy0/scaling_governor", "schedutil"),
-            ("class/devfreq/17000000.ga10b/device/of_node/name", "gpu\0"),
-            ("class/devfreq/17000000.ga10b/available_frequencies", "306000000 612000000 1020000000"),
-            ("class/devfreq/17000000.ga10b/cur_freq", "612000000"),
-            ("class/devfreq/17000000.ga10b/min_freq", "306000000"),
-            ("class/devfreq/17000000.ga10b/max_freq", "1020000000"),
-            ("class/devfreq/17000000.ga10b/governor", "nvhost_podgov"),
-            ("class/devfreq/15340000.vic/cur_freq", "1"),
-            ("class/thermal/thermal_zone0/type", "cpu-thermal"),
-            ("class/thermal/thermal_zone0/temp", "48500"),
-            ("class/thermal/thermal_zone0/trip_point_0_type", "active"),
-            ("class/thermal/thermal_zone0/trip_point_0_temp", "51000"),
-            ("class/thermal/thermal_zone0/trip_point_1_type", "passive"),
-            ("class/thermal/thermal_zone0/trip_point_1_temp", "99000"),
-            ("class/thermal/thermal_zone0/trip_point_2_type", "critical"),
-            ("class/thermal/thermal_zone0/trip_point_2_temp", "104500"),
-            ("class/thermal/thermal_zone3/type", "gpu-thermal"),
-            ("class/thermal/thermal_zone3/temp", "50250"),
-            ("class/thermal/thermal_zone3/trip_point_0_type", "passive"),
-            ("class/thermal/thermal_zone3/trip_point_0_temp", "-274000"),
-            ("class/hwmon/hwmon0/name", "cpu_thermal"),
-            ("class/hwmon/hwmon0/in1_label", "VDD_IN"),
-            ("class/hwmon/hwmon2/name", "ina3221"),
-            ("class/hwmon/hwmon2/in1_label", "VDD_IN"),
-            ("class/hwmon/hwmon2/in1_input", "5000"),
-            ("class/hwmon/hwmon2/curr1_input", "1200"),
-            ("class/hwmon/hwmon2/curr1_max", "32760"),
-            ("class/hwmon/hwmon2/curr1_crit", "32760"),
-            ("class/hwmon/hwmon2/in2_label", "VDD_CPU_GPU_CV"),
-            ("class/hwmon/hwmon2/in2_input", "5000"),
-            ("class/hwmon/hwmon2/curr2_input", "-8"),
-            ("class/hwmon/hwmon2/in3_label", "NC"),
-            ("class/hwmon/hwmon2/in3_input", "0"),
-            ("class/hwmon/hwmon2/curr3_input", "0"),
-            ("class/hwmon/hwmon2/in7_label", "sum of shunt voltages"),
-            ("class/hwmon/hwmon2/in7_input", "7"),
-        ],
-    )
+    Tree::new(&spec, JETSON)
 }
+
+const JETSON: &[(&str, &str)] = &[
+    ("devices/system/cpu/cpufreq/policy0/related_cpus", "0 1 2 3"),
+    ("devices/system/cpu/cpufreq/policy0/scaling_available_frequencies", "1510400 729600 115200"),
+    ("devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "729600"),
+    ("devices/system/cpu/cpufreq/policy0/scaling_min_freq", "115200"),
+    ("devices/system/cpu/cpufreq/policy0/scaling_max_freq", "1510400"),
+    ("devices/system/cpu/cpufreq/policy0/scaling_governor", "schedutil"),
+    ("class/devfreq/17000000.ga10b/device/of_node/name", "gpu\0"),
+    ("class/devfreq/17000000.ga10b/available_frequencies", "306000000 612000000 1020000000"),
+    ("class/devfreq/17000000.ga10b/cur_freq", "612000000"),
+    ("class/devfreq/17000000.ga10b/min_freq", "306000000"),
+    ("class/devfreq/17000000.ga10b/max_freq", "1020000000"),
+    ("class/devfreq/17000000.ga10b/governor", "nvhost_podgov"),
+    ("class/devfreq/15340000.vic/cur_freq", "1"),
+    ("class/thermal/thermal_zone0/type", "cpu-thermal"),
+    ("class/thermal/thermal_zone0/temp", "48500"),
+    ("class/thermal/thermal_zone0/trip_point_0_type", "active"),
+    ("class/thermal/thermal_zone0/trip_point_0_temp", "51000"),
+    ("class/thermal/thermal_zone0/trip_point_1_type", "passive"),
+    ("class/thermal/thermal_zone0/trip_point_1_temp", "99000"),
+    ("class/thermal/thermal_zone0/trip_point_2_type", "critical"),
+    ("class/thermal/thermal_zone0/trip_point_2_temp", "104500"),
+    ("class/thermal/thermal_zone3/type", "gpu-thermal"),
+    ("class/thermal/thermal_zone3/temp", "50250"),
+    ("class/thermal/thermal_zone3/trip_point_0_type", "passive"),
+    ("class/thermal/thermal_zone3/trip_point_0_temp", "-274000"),
+    ("class/hwmon/hwmon0/name", "cpu_thermal"),
+    ("class/hwmon/hwmon0/in1_label", "VDD_IN"),
+    ("class/hwmon/hwmon2/name", "ina3221"),
+    ("class/hwmon/hwmon2/in1_label", "VDD_IN"),
+    ("class/hwmon/hwmon2/in1_input", "5000"),
+    ("class/hwmon/hwmon2/curr1_input", "1200"),
+    ("class/hwmon/hwmon2/curr1_max", "32760"),
+    ("class/hwmon/hwmon2/curr1_crit", "32760"),
+    ("class/hwmon/hwmon2/in2_label", "VDD_CPU_GPU_CV"),
+    ("class/hwmon/hwmon2/in2_input", "5000"),
+    ("class/hwmon/hwmon2/curr2_input", "-8"),
+    ("class/hwmon/hwmon2/in3_label", "NC"),
+    ("class/hwmon/hwmon2/in3_input", "0"),
+    ("class/hwmon/hwmon2/curr3_input", "0"),
+    ("class/hwmon/hwmon2/in7_label", "sum of shunt voltages"),
+    ("class/hwmon/hwmon2/in7_input", "7"),
+];
 
 /// Raspberry Pi 5: one policy, one zone without a passive trip, nothing else.
 pub(crate) fn pi5() -> Tree {
