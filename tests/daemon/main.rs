@@ -5,7 +5,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bad_input;
 mod boards;
+mod clients;
 mod profiling;
 mod reload_journal;
 mod restoring;

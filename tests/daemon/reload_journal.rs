@@ -6,7 +6,7 @@ use wattd::ctl::load::target::Reply;
 
 #[test]
 fn a_reload_takes_over_budgets_and_classes_and_names_what_needs_a_restart() {
-    let mut setup = Setup::new();
+    let setup = Setup::new();
     let daemon = setup.start();
     let fashion = inputs("config/models", "fashion");
     assert!(daemon.ask(nothing_but(&fashion, &[("class", "strict")])).is_err());

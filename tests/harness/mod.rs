@@ -218,12 +218,7 @@ impl Setup {
     pub fn start(&self) -> Daemon<'_> {
         self.write();
         let mut daemon = self.launch();
-        eventually("the daemon's socket", || {
-            if let Some(status) = daemon.process.0.try_wait().unwrap() {
-                panic!("the daemon ended with {status}:\n{}", daemon.log());
-            }
-            daemon.try_get("/v2/health/ready").ok()
-        });
+        daemon.becomes_ready();
         daemon
     }
 
@@ -282,6 +277,22 @@ impl Daemon<'_> {
 
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Waits until it takes requests.
+    pub fn becomes_ready(&mut self) {
+        eventually("the daemon's socket", || {
+            if let Some(status) = self.process.0.try_wait().unwrap() {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            self.try_get("/v2/health/ready").ok()
+        });
+    }
+
+    /// Waits for its end; the exit code.
+    pub fn ends(mut self) -> (i32, String) {
+        let status = self.process.ended();
+        (status.code().unwrap_or(-1), self.log())
     }
 
     /// Stops it as a service manager would; it must end well.
@@ -408,7 +419,26 @@ pub fn run_well(program: impl AsRef<OsStr>, arguments: &[&str]) -> String {
     command.args(arguments).stdin(Stdio::null());
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, said(&output));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Starts a daemon under a shell command in a mount namespace of its own, where `$DIR` stands for the folder of
+/// the set-up and `"$@"` for the daemon. `None`, said aloud, where this user may not make one.
+pub fn start_in_namespace<'a>(setup: &'a Setup, shell: &str) -> Option<Daemon<'a>> {
+    let unshare = ["--mount", "--propagation", "private"];
+    let may = Command::new("unshare").args(unshare).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        println!("not tested: no mount namespace of one's own can be had here");
+        return None;
+    }
+    setup.write();
+    let log = setup.path("log");
+    let to = || File::options().create(true).append(true).open(&log).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(unshare).args(["sh", "-ec", shell, "sh", env!("CARGO_BIN_EXE_wattd"), "--config"]);
+    command.arg(setup.file()).env("DIR", setup.dir.path()).stdin(Stdio::null()).stdout(to()).stderr(to());
+    let process = Guarded(command.spawn().unwrap());
+    Some(Daemon { process, setup, socket: setup.socket(), log })
 }
 
 /// Copies a folder of plain files and folders.

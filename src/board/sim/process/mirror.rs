@@ -8,7 +8,7 @@ use crate::board::sim::board::SimBoard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Marks a directory that a simulated board may clear.
@@ -95,8 +95,13 @@ impl Mirror {
 /// Replaces the file at once, so that a reader sees one value or the other. A writable one is rewritten in
 /// place: a writer may hold it open.
 fn show(path: &Path, attr: &Attr, text: &str) -> io::Result<()> {
-    if attr.writable() && path.exists() {
-        return fs::write(path, text);
+    if attr.writable()
+        && let Ok(file) = fs::File::options().write(true).open(path)
+    {
+        // Never empty in between: newlines cover the rest of a longer text until it is cut off.
+        let rest = usize::try_from(file.metadata()?.len()).unwrap_or(0).saturating_sub(text.len());
+        file.write_all_at(format!("{text}{:\n>rest$}", "").as_bytes(), 0)?;
+        return file.set_len(text.len() as u64);
     }
     let new = path.with_extension("new");
     fs::write(&new, text)?;

@@ -1,0 +1,5 @@
+//! What is wrong is named; what can go on goes on.
+
+mod board;
+mod files;
+mod requests;
