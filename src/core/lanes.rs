@@ -211,6 +211,7 @@ impl Core {
         let (energy, energy_source) = self.run_energy(now, &running, completion, compute);
         if completion.result.is_ok() {
             self.lanes[unit].failures = 0;
+            self.learn_power(&running, completion.energy, compute);
             self.estimates.observe_latency(
                 running.dispatch.variant,
                 running.dispatch.unit,
@@ -243,6 +244,16 @@ impl Core {
         }
         if let Err(failure) = completion.result {
             self.batch_failed(now, &running, failure);
+        }
+    }
+
+    /// A meter tells what the variant draws on this unit beside what its profile says.
+    fn learn_power(&mut self, running: &Running, metered: Option<Microjoules>, compute: Nanos) {
+        let Dispatch { variant, unit, clock, .. } = running.dispatch;
+        let opp = self.costs.opp_at(unit, clock);
+        if let Some((metered, watts)) = metered.zip(self.costs.busy_watts(variant, unit, opp)) {
+            let profiled_j = watts * compute.as_secs_f64();
+            self.estimates.observe_energy(variant, unit, profiled_j, metered.as_f64() / 1e6);
         }
     }
 

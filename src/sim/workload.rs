@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn bursts_come_whole() {
         let all = times(Arrivals::Bursts { every: Nanos::from_millis(500), size: 4 }, 60);
-        assert!(all.len() % 4 == 0 && all.len() > 200, "{}", all.len());
+        assert!(all.len().is_multiple_of(4) && all.len() > 200, "{}", all.len());
         assert!(all.chunks(4).all(|burst| burst.iter().all(|at| *at == burst[0])));
     }
 

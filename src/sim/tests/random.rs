@@ -1,5 +1,6 @@
 //! Random worlds: a board, a disturbance script, a workload and budgets from a seed, under the checkers. All
 //! faults heal in the end; then the queue must drain and the regime return to nominal.
+#![allow(clippy::cast_possible_truncation, reason = "dice are small")]
 
 use super::*;
 use crate::board::sim::{ActuatorFault, Change, PlantSpec, Script, Sensor, SensorFailure};
