@@ -130,7 +130,9 @@ impl Core {
     pub fn processor_taken(&self, unit: UnitId) -> bool {
         let units = &self.catalog.board.units;
         let mut others = (0..units.len()).filter(|&other| other != unit.index());
-        others.any(|other| units[other].group == units[unit.index()].group && self.lanes[other].running.is_some())
+        others.any(|other| {
+            units[other].group == units[unit.index()].group && self.lanes[other].running.is_some()
+        })
     }
 
     /// Whether a unit's clock does what it is told; true for units without one.

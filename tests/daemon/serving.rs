@@ -196,7 +196,7 @@ fn refusals_have_a_code_a_reason_and_a_time() {
         (("min_accuracy_ppm", int(999_999)), tonic::Code::FailedPrecondition, "accuracy_unreachable"),
         (("max_energy_uj", int(1)), tonic::Code::FailedPrecondition, "energy_unreachable"),
     ] {
-        let status = send(raw("fashion", &[choice.clone()])).unwrap_err();
+        let status = send(raw("fashion", std::slice::from_ref(&choice))).unwrap_err();
         assert_eq!(status.code(), code, "{choice:?}: {status:?}");
         assert_eq!(status.metadata().get("wattd-reason").unwrap(), reason);
     }
