@@ -253,9 +253,8 @@ impl Core {
     ) -> Option<(RequestId, Choice)> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
         let head = paid.take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
-        let fellows = self.queue.iter().filter(|waiting| {
-            waiting.request.model == head.request.model && !skipped.contains(&waiting.request.id)
-        });
+        let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
+        let fellows = behind.filter(|waiting| waiting.request.model == head.request.model);
         let limit = self.catalog.models[head.request.model.index()].max_batch as usize;
         let batch: SmallVec<[&Waiting; HORIZON]> = fellows.take(limit.clamp(1, HORIZON)).collect();
         let free_at = self.free_times(now);
