@@ -15,5 +15,6 @@ pub mod exec;
 pub mod journal;
 pub mod model;
 pub mod observe;
+pub mod sim;
 pub mod time;
 pub mod units;

@@ -19,8 +19,14 @@ type Verdict = Result<Waiting, (Rejection, Option<Nanos>)>;
 impl Core {
     /// Puts a request into the queue, or turns it away with the reason.
     pub(super) fn submit(&mut self, now: Timestamp, request: Request) {
-        self.residency.used(request.model, now);
         let id = request.id;
+        // Callers resolve names to ids; a journal or a fuzzer may hold any.
+        if request.model.index() >= self.catalog.models.len() || request.items == 0 {
+            let outcome = Outcome::Rejected { reason: Rejection::NoCandidate, retry_after: None };
+            self.effects.push_back(crate::core::event::Effect::Reply { request: id, outcome });
+            return;
+        }
+        self.residency.used(request.model, now);
         match self.admit(now, request) {
             Ok(waiting) => self.queue.push(waiting),
             Err((reason, retry_after)) => {

@@ -10,18 +10,25 @@ use crate::units::{Kilohertz, Nanos};
 const MAX_REFUSALS: u32 = 3;
 /// When a domain that refused is tried again.
 const RETRY: Nanos = Nanos::from_secs(10);
+/// A cap that was not seen again for so long is tried.
+const CAP_MEMORY: Nanos = Nanos::from_secs(1);
+/// A sweep may have read the bounds this long before it is handled: bounds asked since then say nothing.
+const SWEEP_AGE: Nanos = Nanos::from_millis(50);
 
 #[derive(Debug, Clone, Default)]
 struct DomainClock {
     asked: Option<ClockBounds>,
-    /// Upper bound that the kernel or firmware enforces below what was asked.
-    cap: Option<Kilohertz>,
+    asked_at: Timestamp,
+    /// Upper bound that the kernel or firmware enforces below what was asked, and when it was seen last.
+    cap: Option<(Kilohertz, Timestamp)>,
     refusals: u32,
     retry_at: Option<Timestamp>,
     idle_since: Option<Timestamp>,
     /// Where the profiler wants the domain while it is idle.
     held: Option<Kilohertz>,
-    serves_cpu: bool,
+    /// Whether an idle domain gets its whole range back: the processors' governor knows best what else
+    /// runs on them, and a memory clock, which no unit is planned on, is none of ours.
+    free_range: bool,
 }
 
 /// The clock domains.
@@ -36,10 +43,10 @@ impl Clocks {
     #[must_use]
     pub fn new(board: &Board) -> Self {
         let mut domains = vec![DomainClock::default(); board.domains.len()];
-        for unit in &board.units {
-            if let (UnitKind::Cpu, Some(domain)) = (unit.kind, unit.domain) {
-                domains[domain.index()].serves_cpu = true;
-            }
+        for (index, domain) in domains.iter_mut().enumerate() {
+            let mut users =
+                board.units.iter().filter(|unit| unit.domain == Some(DomainId::at(index))).peekable();
+            domain.free_range = users.peek().is_none() || users.any(|unit| unit.kind == UnitKind::Cpu);
         }
         Self { pending: vec![None; domains.len()], domains }
     }
@@ -63,7 +70,7 @@ impl Clocks {
             let nearest = opps.iter().rposition(|&opp| opp <= present).unwrap_or(0);
             return nearest..nearest + 1;
         }
-        let cap = self.domains[domain.index()].cap.unwrap_or(Kilohertz::MAX);
+        let cap = self.domains[domain.index()].cap();
         let end = opps.iter().rposition(|&opp| opp <= cap).map_or(1, |last| last + 1);
         0..end
     }
@@ -73,27 +80,26 @@ impl Clocks {
     pub fn present(&self, domain: DomainId, snapshot: &Snapshot) -> Option<Kilohertz> {
         let clock = &self.domains[domain.index()];
         match clock.asked {
-            Some(bounds) if self.controllable(domain) => {
-                Some(bounds.max.min(clock.cap.unwrap_or(Kilohertz::MAX)))
-            }
+            Some(bounds) if self.controllable(domain) => Some(bounds.max.min(clock.cap())),
             _ => snapshot.domains[domain.index()].value.map(|state| state.current),
         }
     }
 
     /// Asks for bounds; nothing happens if they are asked already or the domain refuses.
-    pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds) {
+    pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds, now: Timestamp) {
         let clock = &mut self.domains[domain.index()];
         if clock.asked != Some(bounds) && clock.retry_at.is_none() {
             clock.asked = Some(bounds);
+            clock.asked_at = now;
             self.pending[domain.index()] = Some(bounds);
         }
     }
 
     /// Keeps an idle domain at a clock instead of letting it down; `None` ends that.
-    pub fn hold(&mut self, domain: DomainId, clock: Option<Kilohertz>) {
+    pub fn hold(&mut self, domain: DomainId, clock: Option<Kilohertz>, now: Timestamp) {
         self.domains[domain.index()].held = clock;
         if let Some(clock) = clock {
-            self.ask(domain, ClockBounds { min: clock, max: clock });
+            self.ask(domain, ClockBounds { min: clock, max: clock }, now);
         }
     }
 
@@ -115,8 +121,7 @@ impl Clocks {
                 None => {}
                 Some(Applied::Bounds(bounds)) => {
                     clock.refusals = 0;
-                    let asked = clock.asked.map_or(bounds.max, |asked| asked.max);
-                    clock.cap = (bounds.max < asked).then_some(bounds.max);
+                    clock.read_back(bounds.max, now);
                 }
                 Some(Applied::Refused(_)) => {
                     clock.refusals += 1;
@@ -134,10 +139,13 @@ impl Clocks {
     }
 
     /// Takes in what the sensors say: a maximum below what was asked is a cap of the kernel or firmware.
-    pub fn sampled(&mut self, snapshot: &Snapshot) {
+    pub fn sampled(&mut self, snapshot: &Snapshot, now: Timestamp) {
         for (clock, aged) in self.domains.iter_mut().zip(&snapshot.domains) {
-            if let (Some(asked), Some(ClockState { max, .. }), None) = (clock.asked, aged.value, aged.fault) {
-                clock.cap = (max < asked.max).then_some(max);
+            clock.cap = clock.cap.filter(|(_, seen)| now.since(*seen) <= CAP_MEMORY);
+            if let (Some(ClockState { max, .. }), None) = (aged.value, aged.fault)
+                && now.since(clock.asked_at) > SWEEP_AGE
+            {
+                clock.read_back(max, now);
             }
         }
     }
@@ -157,8 +165,8 @@ impl Clocks {
     }
 
     /// Lets idle domains down. A domain keeps its clock for a few times its settling time after its last
-    /// batch, since a switch down and up again costs that much; then the processors' governor gets its
-    /// range back, and any other domain rests at its lowest point.
+    /// batch, since a switch down and up again costs that much; then governors of processors and memory get
+    /// their range back, and any other domain rests at its lowest point.
     pub fn relax(&mut self, board: &Board, busy: impl Fn(UnitId) -> bool, now: Timestamp) {
         for index in 0..self.domains.len() {
             let domain = DomainId::at(index);
@@ -176,7 +184,7 @@ impl Clocks {
             let since = *clock.idle_since.get_or_insert(now);
             let Some(rest) = clock.rest(spec) else { continue };
             if now >= since.after(linger(spec.settle)) {
-                self.ask(domain, rest);
+                self.ask(domain, rest, now);
             }
         }
     }
@@ -200,13 +208,28 @@ impl Clocks {
 }
 
 impl DomainClock {
+    fn cap(&self) -> Kilohertz {
+        self.cap.map_or(Kilohertz::MAX, |(cap, _)| cap)
+    }
+
+    /// An upper bound was read back. Below what was asked it is a cap; at or above the cap it is none any
+    /// more; and what was asked at or below the cap says nothing of it.
+    fn read_back(&mut self, max: Kilohertz, now: Timestamp) {
+        let Some(asked) = self.asked else { return };
+        if max < asked.max {
+            self.cap = Some((max, now));
+        } else if asked.max > self.cap() {
+            self.cap = None;
+        }
+    }
+
     /// The bounds of an idle domain.
     fn rest(&self, spec: &Domain) -> Option<ClockBounds> {
         if let Some(clock) = self.held {
             return Some(ClockBounds { min: clock, max: clock });
         }
         let (&low, &high) = (spec.opps.first()?, spec.opps.last()?);
-        Some(ClockBounds { min: low, max: if self.serves_cpu { high } else { low } })
+        Some(ClockBounds { min: low, max: if self.free_range { high } else { low } })
     }
 }
 

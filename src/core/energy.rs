@@ -254,6 +254,12 @@ impl Ledger {
         }
     }
 
+    /// When the device's budget alone allows this energy; `None` = never, as things are.
+    #[must_use]
+    pub fn device_available_at(&self, energy: Microjoules, now: Timestamp) -> Option<Timestamp> {
+        self.device.available_at(energy, now)
+    }
+
     /// Reserves energy for one request's share of a batch.
     pub fn reserve(&mut self, class: ClassId, energy: Microjoules, now: Timestamp) {
         self.device.draw(energy, now);

@@ -22,6 +22,10 @@ const TAIL_QUANTILE: f64 = 0.99;
 const COLD_TAIL: f64 = 1.3;
 /// A power correction older than this says nothing about now.
 const POWER_MEMORY: Nanos = Nanos::from_secs(10);
+/// Share of a sweep without work that goes into the idle power: it follows within seconds.
+const IDLE_GAIN: f64 = 0.05;
+/// Bounds of the measured idle power, relative to the board file's.
+const IDLE_RANGE: (f64, f64) = (0.2, 5.0);
 /// Modelled busy power below this share of the board's cannot be told from its noise.
 const POWER_SIGNAL: f64 = 0.1;
 
@@ -110,6 +114,8 @@ pub struct Estimates {
     biases: Vec<Vec<Bias>>,
     power_scale: f64,
     power_scaled_at: Option<Timestamp>,
+    idle_w: f64,
+    board_idle_w: f64,
 }
 
 impl Estimates {
@@ -122,7 +128,16 @@ impl Estimates {
             biases: vec![vec![Bias::default(); units]; catalog.variants.len()],
             power_scale: 1.0,
             power_scaled_at: None,
+            idle_w: catalog.board.idle_power.as_watts(),
+            board_idle_w: catalog.board.idle_power.as_watts(),
         }
+    }
+
+    /// Power of the board with nothing running: from the board file, then as measured. A hot board leaks
+    /// more, and others draw from the same supply.
+    #[must_use]
+    pub fn idle_power(&self) -> Microwatts {
+        Microwatts::from_watts(self.idle_w)
     }
 
     /// Actual over profiled latency, as expected now.
@@ -194,6 +209,10 @@ impl Estimates {
         busy: Microwatts,
         now: Timestamp,
     ) {
+        if busy == Microwatts::ZERO {
+            let (low, high) = (self.board_idle_w * IDLE_RANGE.0, self.board_idle_w * IDLE_RANGE.1);
+            self.idle_w += IDLE_GAIN * (measured.as_watts().clamp(low, high) - self.idle_w);
+        }
         if busy.as_f64() < POWER_SIGNAL * idle.as_f64().max(1.0) {
             return;
         }

@@ -177,18 +177,19 @@ fn the_wide_guess_is_slower_than_what_was_measured() {
     };
     // MobileNetV2 at 224 px: 300 M multiply-accumulates, about 27 MB of weights and activations; measured
     // 5.1 ms on one x86 thread at about 2.5 GHz.
-    let guess = conservative(&unit(UnitKind::Cpu), 300_000_000, 27_000_000);
+    let guess = conservative(&unit(UnitKind::Cpu), 300_000_000, 27_000_000, Bytes(14 << 20));
     let latency = guess.latency.latency(Kilohertz(2_500_000), 1);
     assert!(latency > Nanos::from_millis(20) && latency < Nanos::from_millis(200), "{latency}");
     assert_eq!(guess.latency_source, Provenance::Conservative);
     for kind in [UnitKind::Gpu, UnitKind::Npu] {
-        let profile = conservative(&unit(kind), u64::MAX, u64::MAX);
+        let profile = conservative(&unit(kind), u64::MAX, u64::MAX, Bytes::MAX);
         assert!(
             profile.latency.latency(Kilohertz(1), 1) > Nanos::from_secs(3_600),
             "absurd sizes do not overflow"
         );
         assert!(
-            conservative(&unit(kind), 0, 0).latency.latency(Kilohertz(1_000_000), 1) > Nanos::from_millis(3)
+            conservative(&unit(kind), 0, 0, Bytes::ZERO).latency.latency(Kilohertz(1_000_000), 1)
+                > Nanos::from_millis(3)
         );
     }
 }

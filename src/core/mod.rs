@@ -31,7 +31,7 @@ use event::{
     RequestId,
 };
 use lanes::{Lane, Member, Running};
-use plan::{Choice, CostTable, Explanation, View};
+use plan::{Awaits, Choice, CostTable, Explanation, View};
 use queue::{Queue, Waiting};
 use residency::{Limits, Order, Pair, Residence, Residency};
 use smallvec::SmallVec;
@@ -121,7 +121,7 @@ impl Core {
             Event::Cancel(request) => self.cancel(now, request),
             Event::Completed(completion) => self.completed(now, &completion),
             Event::Loaded { variant, unit, footprint } => {
-                self.lanes[unit.index()].loading = false;
+                self.lanes[unit.index()].end_load(now);
                 self.residency.set(variant, unit, Residence::Loaded { footprint });
                 if let Some(profile) = &mut self.catalog.variants[variant.index()].profiles[unit.index()] {
                     profile.footprint = footprint;
@@ -136,7 +136,7 @@ impl Core {
                 self.note_controllable(&changed);
             }
             Event::Probing(unit) => self.probing = unit,
-            Event::Hold { domain, clock } => self.clocks.hold(domain, clock),
+            Event::Hold { domain, clock } => self.clocks.hold(domain, clock, now),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),
             Event::Drain => self.draining = true,
@@ -221,16 +221,18 @@ impl Core {
     fn schedule(&mut self, now: Timestamp) {
         self.hold_until = None;
         let mut skipped: SmallVec<[RequestId; 16]> = SmallVec::new();
+        let mut dry: SmallVec<[event::ClassId; 4]> = SmallVec::new();
         while skipped.len() < HORIZON && self.some_lane_free() {
-            let Some((head, choice)) = self.choose_next(now, &skipped) else { return };
+            let Some((head, choice)) = self.choose_next(now, &skipped, &dry) else { return };
             match choice {
                 Choice::Run { requests, explanation } => self.dispatch(now, head, requests, &explanation),
-                Choice::Hold { until, for_budget } => {
+                Choice::Hold { until, awaits } => {
                     self.hold_until = Some(self.hold_until.map_or(until, |at| at.min(until)));
-                    if for_budget {
-                        return;
+                    match awaits {
+                        Awaits::Unit => skipped.push(head),
+                        Awaits::Class => dry.extend(self.queue.class_of(head)),
+                        Awaits::Device => return,
                     }
-                    skipped.push(head);
                 }
                 Choice::AwaitLoad => skipped.push(head),
                 Choice::Reject(reason, retry_after) => self.reject(head, reason, retry_after),
@@ -239,15 +241,20 @@ impl Core {
     }
 
     fn some_lane_free(&self) -> bool {
-        !self.queue.is_empty() && self.lanes.iter().any(|lane| lane.running.is_none())
+        !self.queue.is_empty() && self.lanes.iter().any(Lane::is_free)
     }
 
-    /// The most urgent request that was not skipped, and what to do with it.
-    fn choose_next(&self, now: Timestamp, skipped: &[RequestId]) -> Option<(RequestId, Choice)> {
-        let head = self.queue.iter().take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
-        let fellows = self.queue.iter().filter(|waiting| {
-            waiting.request.model == head.request.model && !skipped.contains(&waiting.request.id)
-        });
+    /// The most urgent request that was not skipped and whose class has energy, and what to do with it.
+    fn choose_next(
+        &self,
+        now: Timestamp,
+        skipped: &[RequestId],
+        dry: &[event::ClassId],
+    ) -> Option<(RequestId, Choice)> {
+        let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
+        let head = paid.take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
+        let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
+        let fellows = behind.filter(|waiting| waiting.request.model == head.request.model);
         let limit = self.catalog.models[head.request.model.index()].max_batch as usize;
         let batch: SmallVec<[&Waiting; HORIZON]> = fellows.take(limit.clamp(1, HORIZON)).collect();
         let free_at = self.free_times(now);
@@ -306,7 +313,7 @@ impl Core {
         }
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
-        self.pin_clock(chosen.unit, chosen.clock);
+        self.pin_clock(chosen.unit, chosen.clock, now);
         if let Some(setpoints) = self.clocks.take_pending() {
             self.effects.push_back(Effect::Set(setpoints));
         }
@@ -331,10 +338,10 @@ impl Core {
         self.effects.push_back(Effect::Dispatch(dispatch));
     }
 
-    fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz) {
+    fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
         let spec = &self.catalog.board.units[unit.index()];
         if let Some(domain) = spec.domain.filter(|_| clock != Kilohertz::ZERO) {
-            self.clocks.ask(domain, ClockBounds { min: clock, max: clock });
+            self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now);
         }
     }
 
@@ -356,13 +363,12 @@ impl Core {
     /// Orders loads and unloads.
     fn move_in(&mut self, now: Timestamp) {
         let awaited = self.awaited(now);
-        let idle = self.queue.is_empty();
         let lanes = &self.lanes;
-        // Loading occupies the lane: it may when nothing else could use it. What a request waits for may
+        // Loading occupies the lane: it may where the planner left the lane idle. What a request waits for may
         // always; it comes after the batch that runs.
         let may_load = |pair: Pair| {
             let lane = &lanes[pair.1.index()];
-            !lane.loading && ((idle && lane.running.is_none()) || awaited.contains(&pair))
+            lane.loading_since.is_none() && (lane.running.is_none() || awaited.contains(&pair))
         };
         let in_use = |(variant, unit): Pair| lanes[unit.index()].runs(variant);
         let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
@@ -370,7 +376,7 @@ impl Core {
         for order in orders {
             match order {
                 Order::Load(variant, unit) => {
-                    self.lanes[unit.index()].loading = true;
+                    self.lanes[unit.index()].loading_since = Some(now);
                     self.effects.push_back(Effect::Load { variant, unit });
                 }
                 Order::Unload(variant, unit) => self.effects.push_back(Effect::Unload { variant, unit }),
@@ -384,13 +390,13 @@ impl Core {
         if self.thermal.regime() == Regime::Critical {
             for (index, domain) in board.domains.iter().enumerate() {
                 if let Some(&low) = domain.opps.first() {
-                    self.clocks.ask(DomainId::at(index), ClockBounds { min: low, max: low });
+                    self.clocks.ask(DomainId::at(index), ClockBounds { min: low, max: low }, now);
                 }
             }
         } else if self.budgets.objective == Objective::Performance {
             for (index, domain) in board.domains.iter().enumerate() {
                 if let Some(&high) = domain.opps.last() {
-                    self.clocks.ask(DomainId::at(index), ClockBounds { min: high, max: high });
+                    self.clocks.ask(DomainId::at(index), ClockBounds { min: high, max: high }, now);
                 }
             }
         } else {
@@ -405,7 +411,7 @@ impl Core {
     fn sampled(&mut self, now: Timestamp, readings: &Readings) {
         let span = self.snapshot.sampled_at.map_or(Nanos::ZERO, |at| now.since(at));
         let busy = self.busy_power(now, span);
-        let idle = self.catalog.board.idle_power;
+        let idle = self.estimates.idle_power();
         let modelled =
             idle.saturating_add(Microwatts::from_f64(busy.as_f64() * self.estimates.power_scale()));
         let fresh_rails = readings.rails.iter().any(Result::is_ok);
@@ -416,7 +422,7 @@ impl Core {
         }
         self.board_power = measured.unwrap_or(modelled);
         self.ledger.board_energy = self.ledger.board_energy.saturating_add(self.board_power.over(span));
-        self.clocks.sampled(&self.snapshot);
+        self.clocks.sampled(&self.snapshot, now);
         self.update_regime(now);
         self.update_caps(now);
     }
@@ -435,7 +441,7 @@ impl Core {
 
     /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
     fn update_caps(&mut self, now: Timestamp) {
-        let idle = self.catalog.board.idle_power;
+        let idle = self.estimates.idle_power();
         let floor = idle.saturating_add(self.frugal_power());
         let elapsed = now.since(self.budgets_since);
         let spent = self.ledger.board_energy.saturating_sub(self.energy_at_budgets);
@@ -467,7 +473,13 @@ impl Core {
             caps.into_iter().filter_map(|(cap, power)| Some((cap, power?))).min_by_key(|&(_, power)| power);
         self.device_cap = tightest.map_or(DeviceCap::None, |(cap, _)| cap);
         let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
-        self.ledger.cap_device(rate, self.budgets.power_window, now);
+        // The die must not ride out a burst that only its heatsink could average: heat has a window of its own.
+        let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 4.0);
+        let window = match self.device_cap {
+            DeviceCap::Heat => self.budgets.power_window.min(die),
+            _ => self.budgets.power_window,
+        };
+        self.ledger.cap_device(rate, window, now);
     }
 
     /// The least power above idle with which anything can run continuously.
@@ -492,7 +504,7 @@ impl Core {
     }
 
     fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
-        self.lanes[unit.index()].loading = false;
+        self.lanes[unit.index()].end_load(now);
         if self.residency.failed(variant, unit, now) {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
         }
@@ -512,6 +524,10 @@ impl Core {
         if budgets.energy != self.budgets.energy || budgets.battery != self.budgets.battery {
             self.budgets_since = now;
             self.energy_at_budgets = self.ledger.board_energy;
+        }
+        debug_assert!(!budgets.classes.is_empty(), "budgets have at least the default class");
+        if budgets.classes.is_empty() {
+            return;
         }
         self.budgets = budgets;
         self.ledger.reconfigure(&self.budgets, now);

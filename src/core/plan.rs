@@ -77,6 +77,17 @@ pub struct Explanation {
     pub binding: Constraint,
 }
 
+/// What a held request waits for, and so who must wait with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaits {
+    /// A busy unit: others may run elsewhere.
+    Unit,
+    /// Its class's budget: less urgent requests of the class must not drain it.
+    Class,
+    /// The device's budget: nobody less urgent may drain it.
+    Device,
+}
+
 /// What to do with the most urgent request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
@@ -91,8 +102,8 @@ pub enum Choice {
     Hold {
         /// When to look again.
         until: Timestamp,
-        /// Whether it waits for a budget: then less urgent requests must not drain it.
-        for_budget: bool,
+        /// What for.
+        awaits: Awaits,
     },
     /// Nothing that would do is loaded yet.
     AwaitLoad,
@@ -298,10 +309,19 @@ pub fn choose(view: &View<'_>, batch: &[&Waiting]) -> Choice {
     }
     match best {
         Some(ranked) if ranked.start > view.now => {
-            Choice::Hold { until: ranked.start, for_budget: ranked.for_budget }
+            Choice::Hold { until: ranked.start, awaits: awaits(view, &ranked) }
         }
         Some(ranked) => Choice::Run { requests: ranked.count, explanation: explain(head, &ranked, &tally) },
         None => nothing_fits(view, head, &tally),
+    }
+}
+
+fn awaits(view: &View<'_>, ranked: &Ranked) -> Awaits {
+    let device = view.ledger.device_available_at(ranked.candidate.energy, view.now);
+    match (ranked.for_budget, device) {
+        (false, _) => Awaits::Unit,
+        (true, Some(at)) if at < ranked.start => Awaits::Class,
+        (true, _) => Awaits::Device,
     }
 }
 
@@ -310,7 +330,7 @@ fn too_hot(view: &View<'_>, head: &Waiting) -> Choice {
     if head.hard {
         Choice::Reject(Rejection::TooHot, Some(later))
     } else {
-        Choice::Hold { until: view.now.after(later), for_budget: true }
+        Choice::Hold { until: view.now.after(later), awaits: Awaits::Device }
     }
 }
 
@@ -331,7 +351,7 @@ fn nothing_fits(view: &View<'_>, head: &Waiting, tally: &Tally) -> Choice {
             let reason = if paid > view.now { view.shortage } else { Rejection::DeadlineUnreachable };
             Choice::Reject(reason, Some(paid.since(view.now)))
         }
-        (Some(paid), false) => Choice::Hold { until: paid, for_budget: true },
+        (Some(paid), false) => Choice::Hold { until: paid, awaits: Awaits::Device },
         (None, _) => Choice::Reject(view.shortage, None),
     }
 }

@@ -1,7 +1,7 @@
 //! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
 
 use crate::core::catalog::{Catalog, VariantId};
-use crate::core::event::{AppId, Rejection, Request, RequestId};
+use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
 use smallvec::SmallVec;
@@ -79,6 +79,12 @@ impl Queue {
             return Err(Rejection::AppLimit);
         }
         Ok(())
+    }
+
+    /// The class of a waiting request.
+    #[must_use]
+    pub fn class_of(&self, id: RequestId) -> Option<ClassId> {
+        Some(self.waiting.get(self.keys.get(&id)?)?.request.class)
     }
 
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].

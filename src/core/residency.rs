@@ -35,7 +35,7 @@ pub enum Residence {
     Failed {
         /// How often.
         tries: u32,
-        /// No new try before.
+        /// No new try before; the origin of time once that has passed, the end of time if it is given up.
         until: Timestamp,
     },
 }
@@ -258,6 +258,13 @@ impl Residency {
     }
 
     fn expire(&mut self, unload_after: Option<Nanos>, now: Timestamp) {
+        // A retry that is due needs no wake-up any more: whatever it waits for now ends with an event.
+        for residence in self.table.iter_mut().flatten() {
+            match residence {
+                Residence::Failed { until, .. } if *until <= now => *until = Timestamp::ZERO,
+                _ => {}
+            }
+        }
         let Some(limit) = unload_after else { return };
         for (retained, &used) in self.retained.iter_mut().zip(&self.last_used) {
             if used.is_some_and(|used| now.since(used) > limit) {
@@ -278,7 +285,9 @@ impl Residency {
     #[must_use]
     pub fn next_retry(&self) -> Option<Timestamp> {
         let failed = self.table.iter().flatten().filter_map(|residence| match residence {
-            Residence::Failed { until, .. } if *until != Timestamp::MAX => Some(*until),
+            Residence::Failed { until, .. } if ![Timestamp::ZERO, Timestamp::MAX].contains(until) => {
+                Some(*until)
+            }
             _ => None,
         });
         failed.min()

@@ -35,6 +35,8 @@ pub struct CoreStatus {
     pub board_energy: Microjoules,
     /// Energy attributed to requests since the start.
     pub request_energy: Microjoules,
+    /// Energy reserved for what runs now.
+    pub reserved: Microjoules,
     /// Requests waiting.
     pub waiting: usize,
     /// Budgets and what is left.
@@ -57,6 +59,7 @@ impl Core {
             power_measured: self.snapshot.board_power(now, self.budgets.stale_after).is_some(),
             board_energy: self.ledger.board_energy,
             request_energy: self.ledger.request_energy,
+            reserved: self.ledger.reserved(),
             waiting: self.queue.len(),
             budgets: self.budget_status(now),
             held: self.residency.held(&self.catalog),

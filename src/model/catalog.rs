@@ -3,11 +3,9 @@
 use super::manifest::VariantSpec;
 use super::store::LoadedModel;
 use crate::api::backend::ModelView;
-use crate::core::catalog::{
-    Board, Catalog, Model, ModelId, Profile, Provenance, Roofline, Unit, UnitKind, Variant, VariantId,
-};
+use crate::core::catalog::{Board, Catalog, Model, ModelId, Profile, Unit, Variant, VariantId};
+use crate::core::fit;
 use crate::exec::VariantFile;
-use crate::units::Bytes;
 use std::sync::Arc;
 
 /// What is known of a variant on a unit from earlier runs.
@@ -69,7 +67,7 @@ fn profile(
         return None;
     }
     match known(model, spec, unit) {
-        Known::Nothing => Some(conservative_profile(spec, unit.kind)),
+        Known::Nothing => Some(fit::conservative(unit, spec.macs, spec.traffic_bytes, spec.bytes)),
         Known::Unfit => None,
         Known::Profile(profile) => Some(profile),
     }
@@ -110,43 +108,12 @@ fn view(model: &LoadedModel, board: &Board) -> ModelView {
     }
 }
 
-/// A wide guess from the manifest's costs, for a unit that the variant was never measured on: speeds that
-/// the slowest processor of the kind on a supported board surpasses, so that a deadline that is promised on it
-/// is kept. The profiler replaces it.
-#[must_use]
-#[allow(clippy::cast_precision_loss, reason = "the manifest bounds both below 2^50")]
-pub fn conservative_profile(spec: &VariantSpec, kind: UnitKind) -> Profile {
-    // Multiply-accumulates per cycle that reach the output, bytes per second, seconds per run. A Cortex-A53
-    // does 4 fp32 MACs per cycle at peak and half of it in convolutions; a 128-core Maxwell GPU 128 at peak.
-    let (macs_per_cycle, bytes_per_s, overhead_s) = match kind {
-        UnitKind::Cpu => (2.0, 1.0e9, 200e-6),
-        UnitKind::Gpu => (32.0, 5.0e9, 2e-3),
-        UnitKind::Npu => (64.0, 2.0e9, 2e-3),
-    };
-    Profile {
-        latency: Roofline {
-            compute_s_ghz: spec.macs as f64 / (macs_per_cycle * 1e9),
-            memory_s: spec.traffic_bytes as f64 / bytes_per_s,
-            p: 1.5,
-            overhead_s,
-            marginal: 1.0,
-        },
-        spread: 0.3,
-        latency_source: Provenance::Conservative,
-        power_scale: 1.0,
-        power_source: Provenance::Modelled,
-        // Weights may be stored at half the width they are computed in, and packed once more by the provider:
-        // sessions of ONNX Runtime took 2.1 to 2.7 times their file. Besides, activations and arenas.
-        footprint: Bytes(spec.bytes.0.saturating_mul(4).saturating_add(8 << 20)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::catalog::{PowerModel, ThermalModel};
+    use crate::core::catalog::{PowerModel, Provenance, ThermalModel, UnitKind};
     use crate::model::store::tests::{open, store};
-    use crate::units::{Kilohertz, Microwatts};
+    use crate::units::Microwatts;
 
     fn board(kinds: &[UnitKind]) -> Board {
         let unit = |(i, kind): (usize, &UnitKind)| Unit {
@@ -182,6 +149,8 @@ mod tests {
             |v: usize| tables.catalog.variants[v].profiles.iter().map(Option::is_some).collect::<Vec<_>>();
         assert_eq!(runs(0), [true, true, false], "big: cpu, gpu");
         assert_eq!(runs(1), [true, false, false], "small: cpu; found unfit on the npu");
+        let guess = tables.catalog.variants[0].profiles[0].map(|profile| profile.latency_source);
+        assert_eq!(guess, Some(Provenance::Conservative), "nothing is known yet");
         assert_eq!(tables.catalog.models[0].variants, [VariantId(0), VariantId(1)]);
         for (i, file) in tables.files.iter().enumerate() {
             assert_eq!(file.id, VariantId::at(i));
@@ -204,17 +173,5 @@ mod tests {
         assert!(tables.catalog.models[0].variants.is_empty());
         assert!(tables.views[1].unavailable.as_ref().unwrap().contains("unit of board `bench`"));
         assert_eq!(tables.catalog.variants[0].model, ModelId(1));
-    }
-
-    /// 1000 MACs at 2 a cycle are 500 cycles, at 1 GHz 0.5 us; 100 bytes at 1 GB/s 0.1 us; at p = 1.5
-    /// together less than their sum: between 200.5 and 200.6 us.
-    #[test]
-    fn the_guess_is_from_the_manifest_s_costs() {
-        let dir = store();
-        let (models, _) = open(dir.path());
-        let profile = conservative_profile(&models[0].variants()[0], UnitKind::Cpu);
-        let latency = profile.latency.latency(Kilohertz(1_000_000), 1);
-        assert!((200_500..200_600).contains(&latency.0), "{latency}");
-        assert_eq!(profile.latency_source, Provenance::Conservative);
     }
 }

@@ -1,0 +1,72 @@
+//! Fake lanes: one order at a time and in order, as the named thread of a real unit works.
+
+use crate::board::sim::RunId;
+use crate::core::catalog::VariantId;
+use crate::core::event::{BatchId, Dispatch};
+use crate::time::Timestamp;
+use std::collections::VecDeque;
+
+/// What goes wrong on lanes. Shares from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LaneFaults {
+    /// Of runs that the provider fails.
+    pub run: f64,
+    /// Of loads that fail.
+    pub load: f64,
+}
+
+/// An order to a lane.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Order {
+    Load(VariantId),
+    Unload(VariantId),
+    Run(Dispatch),
+}
+
+/// What a lane is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Doing {
+    Nothing,
+    Loading { variant: VariantId, until: Timestamp },
+    Running { dispatch: Dispatch, run: RunId, started: Timestamp, fails: bool },
+}
+
+/// A lane.
+#[derive(Debug, Clone)]
+pub(super) struct FakeLane {
+    pub(super) doing: Doing,
+    pub(super) orders: VecDeque<Order>,
+    pub(super) loaded: Vec<VariantId>,
+}
+
+impl FakeLane {
+    pub(super) const fn new() -> Self {
+        Self { doing: Doing::Nothing, orders: VecDeque::new(), loaded: Vec::new() }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.doing == Doing::Nothing && self.orders.is_empty()
+    }
+
+    /// When it will have something to say by itself, the plant's runs apart.
+    pub(super) fn next_event(&self) -> Option<Timestamp> {
+        match &self.doing {
+            Doing::Loading { until, .. } => Some(*until),
+            Doing::Nothing | Doing::Running { .. } => None,
+        }
+    }
+
+    /// Takes a batch out that has not begun.
+    pub(super) fn withdraw(&mut self, batch: BatchId) -> bool {
+        let waits = |order: &Order| matches!(order, Order::Run(dispatch) if dispatch.batch == batch);
+        let found = self.orders.iter().position(waits);
+        found.is_some_and(|index| self.orders.remove(index).is_some())
+    }
+
+    pub(super) fn runs(&self, batch: BatchId) -> Option<RunId> {
+        match &self.doing {
+            Doing::Running { dispatch, run, .. } if dispatch.batch == batch => Some(*run),
+            _ => None,
+        }
+    }
+}
