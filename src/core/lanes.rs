@@ -14,6 +14,8 @@ use smallvec::SmallVec;
 /// Failures of a variant in a row after which it is taken off the lane.
 const MAX_FAILURES: u32 = 3;
 
+/// Time of a load before one was seen.
+const COLD_LOAD_TIME: Nanos = Nanos::from_millis(100);
 /// When to look again at a unit whose processor the profiler occupies.
 const PROBE_SLICE: Nanos = Nanos::from_millis(20);
 
@@ -80,7 +82,10 @@ impl Running {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
     pub(super) running: Option<Running>,
-    pub(super) loading: bool,
+    /// When the load began that occupies the lane.
+    pub(super) loading_since: Option<Timestamp>,
+    /// How long the last load took.
+    load_time: Option<Nanos>,
     failures: u32,
     /// Modelled energy of finished work since the last sample, microjoules.
     busy_uj: f64,
@@ -96,6 +101,26 @@ impl Lane {
 
     pub(super) fn runs(&self, variant: VariantId) -> bool {
         self.running.as_ref().is_some_and(|running| running.dispatch.variant == variant)
+    }
+
+    /// Whether it takes a batch or a load at once.
+    pub(super) fn is_free(&self) -> bool {
+        self.running.is_none() && self.loading_since.is_none()
+    }
+
+    /// The load that occupied the lane is over.
+    pub(super) fn end_load(&mut self, now: Timestamp) {
+        self.load_time = self.loading_since.take().map(|since| now.since(since)).or(self.load_time);
+    }
+
+    /// When the load that occupies the lane is expected to be over.
+    fn loaded_at(&self, now: Timestamp) -> Timestamp {
+        let usual = self.load_time.unwrap_or(COLD_LOAD_TIME);
+        match self.loading_since.map(|since| since.after(usual)) {
+            None => now,
+            Some(planned) if planned > now => planned,
+            Some(_) => now.after(Nanos(usual.0 / 4 + 1)),
+        }
     }
 
     /// When this lane is expected to be free; a batch that overruns is always "about to finish".
@@ -160,7 +185,9 @@ impl Core {
             }
             _ => now,
         };
-        (0..units.len()).map(|unit| shared(unit).max(probed(unit))).collect()
+        // A load occupies its own lane only.
+        let loaded = |unit: usize| self.lanes[unit].loaded_at(now);
+        (0..units.len()).map(|unit| shared(unit).max(probed(unit)).max(loaded(unit))).collect()
     }
 
     pub(super) fn busy_domains(&self) -> SmallVec<[bool; 8]> {

@@ -121,7 +121,7 @@ impl Core {
             Event::Cancel(request) => self.cancel(now, request),
             Event::Completed(completion) => self.completed(now, &completion),
             Event::Loaded { variant, unit, footprint } => {
-                self.lanes[unit.index()].loading = false;
+                self.lanes[unit.index()].end_load(now);
                 self.residency.set(variant, unit, Residence::Loaded { footprint });
                 if let Some(profile) = &mut self.catalog.variants[variant.index()].profiles[unit.index()] {
                     profile.footprint = footprint;
@@ -241,7 +241,7 @@ impl Core {
     }
 
     fn some_lane_free(&self) -> bool {
-        !self.queue.is_empty() && self.lanes.iter().any(|lane| lane.running.is_none())
+        !self.queue.is_empty() && self.lanes.iter().any(Lane::is_free)
     }
 
     /// The most urgent request that was not skipped and whose class has energy, and what to do with it.
@@ -253,9 +253,8 @@ impl Core {
     ) -> Option<(RequestId, Choice)> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
         let head = paid.take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
-        let fellows = self.queue.iter().filter(|waiting| {
-            waiting.request.model == head.request.model && !skipped.contains(&waiting.request.id)
-        });
+        let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
+        let fellows = behind.filter(|waiting| waiting.request.model == head.request.model);
         let limit = self.catalog.models[head.request.model.index()].max_batch as usize;
         let batch: SmallVec<[&Waiting; HORIZON]> = fellows.take(limit.clamp(1, HORIZON)).collect();
         let free_at = self.free_times(now);
@@ -364,13 +363,12 @@ impl Core {
     /// Orders loads and unloads.
     fn move_in(&mut self, now: Timestamp) {
         let awaited = self.awaited(now);
-        let idle = self.queue.is_empty();
         let lanes = &self.lanes;
-        // Loading occupies the lane: it may when nothing else could use it. What a request waits for may
+        // Loading occupies the lane: it may where the planner left the lane idle. What a request waits for may
         // always; it comes after the batch that runs.
         let may_load = |pair: Pair| {
             let lane = &lanes[pair.1.index()];
-            !lane.loading && ((idle && lane.running.is_none()) || awaited.contains(&pair))
+            lane.loading_since.is_none() && (lane.running.is_none() || awaited.contains(&pair))
         };
         let in_use = |(variant, unit): Pair| lanes[unit.index()].runs(variant);
         let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
@@ -378,7 +376,7 @@ impl Core {
         for order in orders {
             match order {
                 Order::Load(variant, unit) => {
-                    self.lanes[unit.index()].loading = true;
+                    self.lanes[unit.index()].loading_since = Some(now);
                     self.effects.push_back(Effect::Load { variant, unit });
                 }
                 Order::Unload(variant, unit) => self.effects.push_back(Effect::Unload { variant, unit }),
@@ -506,7 +504,7 @@ impl Core {
     }
 
     fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
-        self.lanes[unit.index()].loading = false;
+        self.lanes[unit.index()].end_load(now);
         if self.residency.failed(variant, unit, now) {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
         }

@@ -10,6 +10,7 @@ use crate::units::*;
 use proptest::prelude::*;
 
 mod limits;
+mod liveness;
 mod world;
 
 use world::{World, budgets, catalog, readings, rejection, request};

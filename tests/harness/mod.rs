@@ -14,7 +14,7 @@
 mod board;
 mod inputs;
 
-pub use board::{SimBoard, fuse_works};
+pub use board::{SimBoard, as_found, fuse_works};
 pub use inputs::{Inputs, inputs, nothing_but};
 
 use nix::sys::signal::{Signal, kill};
