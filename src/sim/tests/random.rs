@@ -32,6 +32,10 @@ impl Dice {
         self.0.random_range(0..count)
     }
 
+    fn count(&mut self, low: u32, high: u32) -> u32 {
+        self.0.random_range(low..=high)
+    }
+
     fn millis(&mut self, low: u64, high: u64) -> Nanos {
         Nanos::from_millis(self.0.random_range(low..=high))
     }
@@ -86,13 +90,13 @@ fn streams(dice: &mut Dice, models: usize) -> Vec<Stream> {
         let arrivals = match dice.below(3) {
             0 => Arrivals::Periodic { period: dice.millis(10, 400), jitter: dice.millis(0, 30) },
             1 => Arrivals::Poisson { per_s: dice.between(0.5, 60.0) },
-            _ => Arrivals::Bursts { every: dice.millis(200, 4000), size: 1 + dice.below(40) as u32 },
+            _ => Arrivals::Bursts { every: dice.millis(200, 4000), size: dice.count(1, 40) },
         };
         Stream {
             app: AppId(app),
-            class: ClassId(dice.below(2) as u16),
+            class: ClassId(u16::from(dice.odds(0.5))),
             model: ModelId::at(dice.below(models)),
-            items: 1 + dice.below(4) as u32,
+            items: dice.count(1, 4),
             deadline: dice.odds(0.5).then(|| dice.millis(2, 800)),
             min_accuracy: dice.odds(0.3).then(|| Ppm::from_fraction(dice.between(0.8, 0.95))),
             quitters: if dice.odds(0.3) { 0.2 } else { 0.0 },
@@ -102,7 +106,7 @@ fn streams(dice: &mut Dice, models: usize) -> Vec<Stream> {
             arrivals,
         }
     };
-    (0..=dice.below(3)).map(|app| stream(dice, app as u32)).collect()
+    (0..dice.count(1, 3)).map(|app| stream(dice, app)).collect()
 }
 
 fn random_budgets(dice: &mut Dice, idle: Microwatts) -> Budgets {

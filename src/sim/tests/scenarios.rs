@@ -51,8 +51,8 @@ fn least_energy_beats_performance_on_every_board() {
     }
 }
 
-/// The fan fails and the air warms until the idle board alone is 5 K below its trip, while a camera wants the
-/// best variant 40 times a second: no zone passes the trip, though nobody told the planner how fast the heat
+/// The fan fails and the air warms until the idle board alone is 3 K below its trip, while a camera wants the
+/// best variant 20 times a second: no zone passes the trip, though nobody told the planner how fast the heat
 /// flows.
 #[test]
 fn a_hot_day_without_a_fan_never_passes_the_trip() {
@@ -61,16 +61,16 @@ fn a_hot_day_without_a_fan_never_passes_the_trip() {
         let machine = fast_heat(name, told);
         let mut budgets = budgets(Objective::LeastEnergy);
         budgets.classes[0].accuracy_target = Some(Ppm::from_fraction(0.93));
-        let period = Nanos::from_millis(25);
+        let period = Nanos::from_millis(50);
         let load = Arrivals::Periodic { period, jitter: Nanos::from_millis(5) };
-        let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(40))], 5);
+        let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(30))], 5);
         let path = machine.plant.thermal;
         let passive = machine.plant.zones.iter().map(|zone| zone.passive.as_celsius());
         let passive = passive.fold(f64::INFINITY, f64::min);
         // A hot board leaks more than the cold one that its file describes.
-        world.plant_mut().preheat(Heat::uniform(passive - 5.0));
+        world.plant_mut().preheat(Heat::uniform(passive - 3.0));
         let idle_w = world.plant().input_watts();
-        let hot = passive - idle_w * (path.slow_k_per_w + path.fast_k_per_w) - 5.0;
+        let hot = passive - idle_w * (path.slow_k_per_w + path.fast_k_per_w) - 3.0;
         // A warm afternoon already: 10 K below where it is going.
         let slow = path.slow_k_per_w;
         world.plant_mut().preheat(Heat::steady(&path, idle_w, hot - 10.0, slow));
@@ -80,30 +80,30 @@ fn a_hot_day_without_a_fan_never_passes_the_trip() {
         });
         let fan = (Nanos::ZERO, Change::FanFailed(true));
         world.play(&Script::of(warming.chain([fan]).collect()));
-        let summary = rested(&mut world, 40.0);
+        let summary = rested(&mut world, 30.0);
         println!("{name}, {hot:.1} °C, told {told}: {summary}");
         assert_eq!(summary.above_trip, Nanos::ZERO, "{name}, told {told}: {summary}");
-        assert!(summary.peak.as_celsius() > passive - 6.0, "nothing was asked of it: {summary}");
+        assert!(summary.peak.as_celsius() > passive - 4.0, "nothing was asked of it: {summary}");
         assert!(summary.served * 100 >= summary.requests * 90, "{name}, told {told}: {summary}");
     }
 }
 
-/// 60 s on what the TX2 draws idle and 1 W more: the energy lasts, and most of it is used.
+/// 30 s on what the TX2 draws idle and 1 W more: the energy lasts, and most of it is used.
 #[test]
 fn an_energy_budget_lasts_until_its_time() {
     let machine = Machine::new(&board("jetson-tx2"), &[fashion()], 11).unwrap();
     let mut budgets = budgets(Objective::LeastEnergy);
-    let total = Microjoules(60 * 6_250_000);
-    budgets.energy = Some(EnergyAllowance { total, lasting: Nanos::from_secs(60) });
+    let total = Microjoules(30 * 6_250_000);
+    budgets.energy = Some(EnergyAllowance { total, lasting: Nanos::from_secs(30) });
     budgets.classes[0].accuracy_target = Some(Ppm::from_fraction(0.934));
     let load = Arrivals::Poisson { per_s: 60.0 };
-    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(60))], 3);
-    world.run_until(at_s(60.0));
+    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(30))], 3);
+    world.run_until(at_s(30.0));
     let summary = world.summary();
     println!("{summary}");
     // With the best variant it would take 7 W.
-    assert!(summary.energy_j < 1.01 * 375.0, "{summary}");
-    assert!(summary.energy_j > 0.93 * 375.0, "{summary}");
+    assert!(summary.energy_j < 1.01 * 187.5, "{summary}");
+    assert!(summary.energy_j > 0.93 * 187.5, "{summary}");
     assert_eq!(world.checkers().violations(), []);
 }
 
@@ -116,9 +116,9 @@ fn a_power_cap_holds_over_every_window() {
     budgets.power_window = Nanos::from_secs(5);
     budgets.classes[0].min_accuracy = Ppm::from_fraction(0.93);
     let load = Arrivals::Poisson { per_s: 60.0 };
-    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(60))], 3);
+    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(30))], 3);
     let mut joules = vec![0.0];
-    for second in 1..=60 {
+    for second in 1..=30 {
         world.run_until(at_s(f64::from(second)));
         joules.push(world.plant().stats().input_j);
     }
@@ -137,13 +137,13 @@ fn accuracy_follows_the_heat_and_keeps_the_floor() {
     let mut budgets = budgets(Objective::LeastEnergy);
     budgets.classes[0].accuracy_target = Some(Ppm::from_fraction(0.93));
     budgets.classes[0].min_accuracy = Ppm::from_fraction(0.88);
-    let load = Arrivals::Periodic { period: Nanos::from_millis(25), jitter: Nanos::from_millis(5) };
-    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(90))], 5);
+    let load = Arrivals::Periodic { period: Nanos::from_millis(50), jitter: Nanos::from_millis(5) };
+    let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(80))], 5);
     world.play(&Script::of(vec![
         (Nanos::from_secs(20), Change::FanFailed(true)),
-        (Nanos::from_secs(20), Change::AmbientC(68.0)),
+        (Nanos::from_secs(20), Change::AmbientC(71.0)),
     ]));
-    let summary = rested(&mut world, 90.0);
+    let summary = rested(&mut world, 80.0);
     let mean = |from: f64, until: f64| {
         let rows = world.rows().iter().filter(|row| row.arrival >= at_s(from) && row.arrival < at_s(until));
         let accuracies = rows.filter_map(|row| match row.outcome {
@@ -153,7 +153,7 @@ fn accuracy_follows_the_heat_and_keeps_the_floor() {
         let all: Vec<f64> = accuracies.collect();
         (all.iter().sum::<f64>() / all.len() as f64, all.iter().copied().fold(1.0, f64::min))
     };
-    let (cool, hot) = (mean(5.0, 20.0), mean(60.0, 90.0));
+    let (cool, hot) = (mean(5.0, 20.0), mean(60.0, 80.0));
     println!("cool {cool:?}, hot {hot:?}; {summary}");
     assert!(cool.0 >= 0.93, "{cool:?}");
     assert!(hot.0 < cool.0 && hot.1 >= 0.88, "{hot:?}");
