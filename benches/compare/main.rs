@@ -10,10 +10,8 @@ mod client;
 mod report;
 mod servers;
 
-#[allow(dead_code, reason = "a part of it is used here")]
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
-#[allow(dead_code, reason = "a part of it is used here")]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
