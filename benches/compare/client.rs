@@ -72,7 +72,8 @@ impl Load {
     /// Some numbers as the input.
     pub(crate) fn input(&self) -> Bytes {
         let count = usize::try_from(self.shape.iter().product::<i64>()).unwrap();
-        let values: Vec<f32> = (0..count).map(|n| f32::from(u8::try_from(n % 251).unwrap()) / 251.0).collect();
+        let values: Vec<f32> =
+            (0..count).map(|n| f32::from(u8::try_from(n % 251).unwrap()) / 251.0).collect();
         Bytes::copy_from_slice(bytemuck::cast_slice(&values))
     }
 

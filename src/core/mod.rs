@@ -442,7 +442,7 @@ impl Core {
     /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
     fn update_caps(&mut self, now: Timestamp) {
         let idle = self.estimates.idle_power();
-        let floor = idle.saturating_add(self.frugal_power());
+        let floor = (idle, self.frugal_power());
         let elapsed = now.since(self.budgets_since);
         let spent = self.ledger.board_energy.saturating_sub(self.energy_at_budgets);
         let heat = self.thermal.allowance(now, &self.snapshot, &self.budgets, &self.catalog.board, floor);
@@ -474,7 +474,7 @@ impl Core {
         self.device_cap = tightest.map_or(DeviceCap::None, |(cap, _)| cap);
         let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
         // The die must not ride out a burst that only its heatsink could average: heat has a window of its own.
-        let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 4.0);
+        let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 2.0);
         let window = match self.device_cap {
             DeviceCap::Heat => self.budgets.power_window.min(die),
             _ => self.budgets.power_window,

@@ -29,6 +29,9 @@ use crate::units::{Kilohertz, Microjoules, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+/// When asking again may help on a board that is too hot.
+const COOLING: Nanos = Nanos::from_secs(5);
+
 /// A configuration that was considered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Candidate {
@@ -302,7 +305,7 @@ pub fn choose(view: &View<'_>, batch: &[&Waiting]) -> Choice {
     let mut best: Option<Ranked> = None;
     for &variant in &model.variants {
         for unit in (0..view.catalog.board.units.len()).map(UnitId::at) {
-            if view.residency.is_loaded(variant, unit) {
+            if view.residency.is_available(variant, unit) {
                 price(view, head, &prefixes, variant, unit, &mut tally, &mut best);
             }
         }
@@ -326,11 +329,10 @@ fn awaits(view: &View<'_>, ranked: &Ranked) -> Awaits {
 }
 
 fn too_hot(view: &View<'_>, head: &Waiting) -> Choice {
-    let later = Nanos::from_secs(5);
     if head.hard {
-        Choice::Reject(Rejection::TooHot, Some(later))
+        Choice::Reject(Rejection::TooHot, Some(COOLING))
     } else {
-        Choice::Hold { until: view.now.after(later), awaits: Awaits::Device }
+        Choice::Hold { until: view.now.after(COOLING), awaits: Awaits::Device }
     }
 }
 
@@ -352,7 +354,11 @@ fn nothing_fits(view: &View<'_>, head: &Waiting, tally: &Tally) -> Choice {
             Choice::Reject(reason, Some(paid.since(view.now)))
         }
         (Some(paid), false) => Choice::Hold { until: paid, awaits: Awaits::Device },
-        (None, _) => Choice::Reject(view.shortage, None),
+        // Heat passes by itself; a cap that leaves nothing does not.
+        (None, _) => {
+            let passes = view.shortage == Rejection::TooHot;
+            Choice::Reject(view.shortage, passes.then_some(COOLING))
+        }
     }
 }
 

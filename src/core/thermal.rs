@@ -21,6 +21,9 @@ use crate::time::Timestamp;
 use crate::units::{Microwatts, MilliCelsius, Nanos};
 use serde::{Deserialize, Serialize};
 
+/// Nothing is allowed in the last third of the margin.
+const STOP_SHARE: f64 = 3.0;
+
 /// How hot the board is, and how far the core trusts that it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -186,8 +189,10 @@ impl Thermal {
     }
 
     /// Power of the whole board that keeps every zone below its limit less the margin; `None` if the
-    /// board has no zones. Inside the margin `floor` is still allowed; at the limit, and on a critical
-    /// board, nothing is. A blind board is allowed the floor: somebody must notice that it is blind.
+    /// board has no zones. Inside the margin some of `frugal` is still allowed above `idle`: all of it at its
+    /// edge, and less towards the limit, so that cheaper variants take over before anybody is turned away.
+    /// Just below the limit, where a coarse sensor may already hide that it is passed, and on a critical
+    /// board, nothing is. A blind board is allowed all of it: somebody must notice that it is blind.
     #[must_use]
     pub fn allowance(
         &self,
@@ -195,21 +200,24 @@ impl Thermal {
         snapshot: &Snapshot,
         budgets: &Budgets,
         board: &Board,
-        floor: Microwatts,
+        (idle, frugal): (Microwatts, Microwatts),
     ) -> Option<Microwatts> {
-        match heat(now, snapshot, budgets, board) {
-            Heat::Unknown => None,
-            Heat::Silent | Heat::Blind(_) => Some(floor),
-            Heat::Seen(hottest) if self.regime == Regime::Critical || hottest.headroom.0 <= 0 => {
-                Some(Microwatts::ZERO)
-            }
-            Heat::Seen(hottest) => {
-                let r_fast = self.model.fast_k_per_w.max(1e-3);
-                let sink_headroom = hottest.headroom.as_celsius() + r_fast * self.die_power_w;
-                let allowed = (sink_headroom - budgets.temperature_margin.as_celsius()) / r_fast;
-                Some(Microwatts::from_watts(allowed).max(floor))
-            }
+        let hottest = match heat(now, snapshot, budgets, board) {
+            Heat::Unknown => return None,
+            Heat::Silent | Heat::Blind(_) => return Some(idle.saturating_add(frugal)),
+            Heat::Seen(hottest) => hottest,
+        };
+        let margin_k = budgets.temperature_margin.as_celsius();
+        let stop_k = margin_k / STOP_SHARE;
+        let headroom_k = hottest.headroom.as_celsius();
+        if self.regime == Regime::Critical || headroom_k <= stop_k {
+            return Some(Microwatts::ZERO);
         }
+        let share = ((headroom_k - stop_k) / (margin_k - stop_k).max(1e-3)).min(1.0);
+        let floor_w = idle.as_watts() + frugal.as_watts() * share;
+        let r_fast = self.model.fast_k_per_w.max(1e-3);
+        let allowed_w = (headroom_k + r_fast * self.die_power_w - margin_k) / r_fast;
+        Some(Microwatts::from_watts(allowed_w.max(floor_w)))
     }
 }
 
