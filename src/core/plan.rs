@@ -305,7 +305,7 @@ pub fn choose(view: &View<'_>, batch: &[&Waiting]) -> Choice {
     let mut best: Option<Ranked> = None;
     for &variant in &model.variants {
         for unit in (0..view.catalog.board.units.len()).map(UnitId::at) {
-            if view.residency.is_loaded(variant, unit) {
+            if view.residency.is_available(variant, unit) {
                 price(view, head, &prefixes, variant, unit, &mut tally, &mut best);
             }
         }

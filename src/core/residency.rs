@@ -40,6 +40,9 @@ pub enum Residence {
     },
 }
 
+/// A model used so recently keeps what it has in memory.
+const KEEP: Nanos = Nanos::from_secs(10);
+
 /// A variant on a unit.
 pub type Pair = (VariantId, UnitId);
 
@@ -67,6 +70,8 @@ pub struct Residency {
     table: Vec<Vec<Residence>>,
     retained: Vec<bool>,
     last_used: Vec<Option<Timestamp>>,
+    /// Running and in the way of what a request waits for: no new work, and out when done.
+    leaving: Vec<Pair>,
     /// A load that a memory cap denied, since the last change.
     denied: Option<(VariantId, Bytes)>,
 }
@@ -79,8 +84,15 @@ impl Residency {
             table: vec![vec![Residence::Absent; catalog.board.units.len()]; catalog.variants.len()],
             retained: vec![false; catalog.models.len()],
             last_used: vec![None; catalog.models.len()],
+            leaving: Vec::new(),
             denied: None,
         }
+    }
+
+    /// Whether a new batch may be sent there now.
+    #[must_use]
+    pub fn is_available(&self, variant: VariantId, unit: UnitId) -> bool {
+        self.is_loaded(variant, unit) && !self.leaving.contains(&(variant, unit))
     }
 
     /// Where a variant stands on a unit.
@@ -98,6 +110,7 @@ impl Residency {
     /// Records a lane's report.
     pub fn set(&mut self, variant: VariantId, unit: UnitId, residence: Residence) {
         self.table[variant.index()][unit.index()] = residence;
+        self.leaving.retain(|pair| *pair != (variant, unit));
     }
 
     /// Records a failed load; returns whether it was the last try.
@@ -231,10 +244,17 @@ impl Residency {
         for (variant, row) in self.table.iter_mut().enumerate() {
             for (unit, residence) in row.iter_mut().enumerate() {
                 let pair = (VariantId::at(variant), UnitId::at(unit));
-                let stays = wanted.contains(&(variant, unit)) || in_use(pair);
-                if !stays && matches!(residence, Residence::Loaded { .. }) {
+                let leaves = self.leaving.contains(&pair);
+                let stays = wanted.contains(&(variant, unit)) && !leaves;
+                if stays || !matches!(residence, Residence::Loaded { .. }) {
+                    continue;
+                }
+                if !in_use(pair) {
                     *residence = Residence::Unloading;
+                    self.leaving.retain(|other| *other != pair);
                     orders.push(Order::Unload(pair.0, pair.1));
+                } else if !awaited.is_empty() && !leaves {
+                    self.leaving.push(pair);
                 }
             }
         }
@@ -321,10 +341,20 @@ impl Residency {
                 ladder.iter().copied().min_by_key(|&(variant, unit)| expected(catalog, variant, unit));
             wishes.extend(smallest.filter(|pair| !wishes.contains(pair)));
         }
-        for ladder in &ladders {
-            wishes.extend(
-                ladder.iter().rev().copied().filter(|pair| !wishes.contains(pair)).collect::<Vec<_>>(),
-            );
+        // What is there of models in use stays, lest two that take turns push each other out.
+        let in_use = models
+            .iter()
+            .zip(&ladders)
+            .filter(|(model, _)| self.last_used[**model].is_some_and(|used| now.since(used) <= KEEP));
+        let there = |pair: &&(usize, usize)| {
+            matches!(self.table[pair.0][pair.1], Residence::Loaded { .. } | Residence::Loading { .. })
+        };
+        let kept = in_use.flat_map(|(_, ladder)| ladder.iter().rev().filter(there).copied());
+        let all = ladders.iter().flat_map(|ladder| ladder.iter().rev().copied());
+        for pair in kept.chain(all) {
+            if !wishes.contains(&pair) {
+                wishes.push(pair);
+            }
         }
         self.denied = None;
         let mut sum = Bytes::ZERO;

@@ -208,3 +208,28 @@ fn metered_energy_corrects_the_profile() {
     let ratio = reserved[reserved.len() - 1].as_f64() / reserved[0].as_f64();
     assert!((1.7..2.2).contains(&ratio), "{reserved:?}");
 }
+
+/// 30 MiB hold either model. One is asked for over and over, the other once: the run in the way of it is
+/// the last before it is loaded.
+#[test]
+fn a_model_under_constant_load_makes_room_for_one_that_waits() {
+    let mut two = catalog();
+    two.models.truncate(1);
+    two.variants.truncate(1);
+    two.models[0].variants.truncate(1);
+    two.variants[0].profiles = vec![Some(profile(40.0, 25 << 20)), None, None];
+    let other = Variant { name: "other".into(), model: ModelId(1), ..two.variants[0].clone() };
+    two.variants.push(other);
+    two.models.push(Model { name: "n".into(), variants: vec![VariantId(1)], max_batch: 1 });
+    let mut small = budgets();
+    small.memory_cap = Bytes(30 << 20);
+    small.classes[0].latency = Nanos::from_secs(100);
+    let mut world = World::new(two, small);
+    (10..30).for_each(|id| world.submit(request(id)));
+    world.run_until(world.now.after(Nanos::from_millis(1)));
+    world.submit(Request { model: ModelId(1), priority: Some(0), ..request(1) });
+    world.run_until(world.now.after(Nanos::from_millis(300)));
+    assert!(matches!(world.outcomes.get(&RequestId(1)), Some(Outcome::Served(_))), "{:?}", world.outcomes);
+    world.run_until(world.now.after(Nanos::from_secs(30)));
+    assert_eq!(world.outcomes.len(), 21, "and the others follow");
+}

@@ -1,6 +1,7 @@
 //! The core on simulated boards: scenarios, and random worlds under the checkers.
 
 mod random;
+mod rogue;
 mod scenarios;
 
 use super::*;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Seconds in which things go wrong, and until everything must be well again.
 const TROUBLE_S: f64 = 30.0;
-const HEALED_S: f64 = 120.0;
+const HEALED_S: f64 = 75.0;
 
 struct Dice(Xoshiro256PlusPlus);
 
@@ -177,8 +177,8 @@ fn random_worlds_keep_every_rule() {
         Err(_) => crate::time::unix_seconds(),
     };
     println!("WATTD_SEED={fresh}");
-    let failures: Vec<String> = (1..=24).chain([fresh]).filter_map(|seed| run(seed).err()).collect();
-    assert!(failures.is_empty(), "{} of 25 worlds:\n{}", failures.len(), failures.join("\n\n"));
+    let failures: Vec<String> = (1..=12).chain([fresh]).filter_map(|seed| run(seed).err()).collect();
+    assert!(failures.is_empty(), "{} of 13 worlds:\n{}", failures.len(), failures.join("\n\n"));
 }
 
 /// The same seed gives the same run.
