@@ -102,6 +102,17 @@ impl SimBoard {
     }
 }
 
+/// Fails with what differs from `before`, and nothing else.
+pub fn as_found(board: &SimBoard, before: &BTreeMap<PathBuf, String>, when: &str) {
+    let now = board.nodes();
+    let differs = |(path, value): (&PathBuf, &String)| {
+        let found = now.get(path).map_or("nothing", String::as_str);
+        (found != value).then(|| format!("{}: {found}, was {value}", path.display()))
+    };
+    let faults: Vec<String> = before.iter().filter_map(differs).collect();
+    assert!(faults.is_empty() && now.len() == before.len(), "{when}:\n{}", faults.join("\n"));
+}
+
 impl Drop for SimBoard {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -14,7 +14,7 @@
 mod board;
 mod inputs;
 
-pub use board::{SimBoard, fuse_works};
+pub use board::{SimBoard, as_found, fuse_works};
 pub use inputs::{Inputs, inputs, nothing_but};
 
 use nix::sys::signal::{Signal, kill};
@@ -100,6 +100,7 @@ pub struct Setup {
     dir: tempfile::TempDir,
     config: toml::Table,
     arguments: Vec<String>,
+    binary: PathBuf,
 }
 
 impl Setup {
@@ -108,7 +109,8 @@ impl Setup {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("wattd").tempdir().unwrap();
         let text = std::fs::read_to_string(root().join("config/desktop.toml")).unwrap();
-        let mut setup = Self { config: text.parse().unwrap(), dir, arguments: Vec::new() };
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_wattd"));
+        let mut setup = Self { config: text.parse().unwrap(), dir, arguments: Vec::new(), binary };
         let own = |name: &str| setup.dir.path().join(name).display().to_string();
         let in_package = |name: &str| root().join(name).display().to_string();
         let (socket, state, journal) = (own("wattd.sock"), own("state"), own("journal"));
@@ -162,6 +164,12 @@ impl Setup {
         self.set("models.dir", vec![root().join(folder).display().to_string()])
     }
 
+    /// Runs another build of the daemon.
+    pub fn binary(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.binary = path.into();
+        self
+    }
+
     /// Adds a command line argument.
     pub fn argument(&mut self, argument: impl Into<String>) -> &mut Self {
         self.arguments.push(argument.into());
@@ -207,7 +215,7 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wattd"));
+        let mut command = Command::new(&self.binary);
         command.arg("--config").arg(self.file()).args(&self.arguments).stdin(Stdio::null());
         // Another test's choice, or the person's at the keyboard, is not this one's.
         command.env_remove("ORT_DYLIB_PATH").env_remove("WATTD_SOCKET").env_remove("NOTIFY_SOCKET");

@@ -1,6 +1,7 @@
 //! The tree as ordinary files, where FUSE is not to be had: refreshed periodically, with written values
 //! picked up. It cannot show errors (such a node is taken away), and a short text written over a longer one
-//! leaves the rest of the longer one, as with any file; whoever writes must truncate.
+//! leaves the rest of the longer one, as with any file; whoever writes must truncate. Values may be followed by
+//! empty lines.
 
 use super::attr::Attr;
 use super::tree::{Node, Tree};
@@ -50,7 +51,7 @@ impl Mirror {
         for (index, (path, attr)) in attributes.iter().enumerate() {
             if attr.writable()
                 && let (Some(last), Ok(found)) = (shown.get(&index), fs::read_to_string(path))
-                && found != *last
+                && found.trim_end() != last.trim_end()
             {
                 if found.is_empty() {
                     // A writer has truncated it and is about to write: not now.
@@ -59,7 +60,7 @@ impl Mirror {
                 }
                 // A bad value is undone by the refresh below: the only answer that a file can give.
                 let _ = board.with(|plant, now| attr.write(plant, now, found.as_bytes()));
-                shown.remove(&index);
+                shown.insert(index, found);
             }
         }
         for (index, (path, attr)) in attributes.iter().enumerate() {
@@ -71,8 +72,17 @@ impl Mirror {
                 attr.read(plant)
             });
             match text {
-                Ok(text) if shown.get(&index) == Some(&text) => {}
+                // What was written is left as it was written, if it holds.
+                Ok(text) if shown.get(&index).is_some_and(|last| last.trim_end() == text.trim_end()) => {}
                 Ok(text) => {
+                    // Somebody wrote while this went on: the next refresh takes it in, rather than lose it.
+                    let seen = shown.get(&index).filter(|_| attr.writable());
+                    let other = |seen: &String| {
+                        fs::read_to_string(path).is_ok_and(|now| now.trim_end() != seen.trim_end())
+                    };
+                    if seen.is_some_and(other) {
+                        continue;
+                    }
                     show(path, attr, &text)?;
                     shown.insert(index, text);
                 }
@@ -98,10 +108,10 @@ fn show(path: &Path, attr: &Attr, text: &str) -> io::Result<()> {
     if attr.writable()
         && let Ok(file) = fs::File::options().write(true).open(path)
     {
-        // Never empty in between: newlines cover the rest of a longer text until it is cut off.
+        // Never empty in between, and never cut, which would tear what a writer puts there meanwhile: newlines
+        // cover the rest of a longer text.
         let rest = usize::try_from(file.metadata()?.len()).unwrap_or(0).saturating_sub(text.len());
-        file.write_all_at(format!("{text}{:\n>rest$}", "").as_bytes(), 0)?;
-        return file.set_len(text.len() as u64);
+        return file.write_all_at(format!("{text}{:\n>rest$}", "").as_bytes(), 0);
     }
     let new = path.with_extension("new");
     fs::write(&new, text)?;
