@@ -79,12 +79,12 @@ impl Slowdown {
             self.residuals[self.next] = ratio;
         }
         self.next = (self.next + 1) % RESIDUALS;
-        let mut sorted = [0.0; RESIDUALS];
+        let mut ordered = [0.0; RESIDUALS];
         let count = self.residuals.len();
-        sorted[..count].copy_from_slice(&self.residuals);
-        sorted[..count].sort_unstable_by(f64::total_cmp);
+        ordered[..count].copy_from_slice(&self.residuals);
         // With few residuals the quantile says little: the cold margin fades out as they come in.
-        let empirical = sorted[(count * 99).div_ceil(100).clamp(1, count) - 1];
+        let place = (count * 99).div_ceil(100).clamp(1, count) - 1;
+        let (_, &mut empirical, _) = ordered[..count].select_nth_unstable_by(place, f64::total_cmp);
         debug_assert!((TAIL_QUANTILE - 0.99).abs() < f64::EPSILON);
         #[allow(clippy::cast_precision_loss, reason = "at most 64")]
         let trust = count as f64 / RESIDUALS as f64;

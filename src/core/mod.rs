@@ -240,8 +240,15 @@ impl Core {
         }
     }
 
+    /// Whether a batch could start now. While none can, there is nothing to choose: an event ends that.
     fn some_lane_free(&self) -> bool {
-        !self.queue.is_empty() && self.lanes.iter().any(Lane::is_free)
+        let units = &self.catalog.board.units;
+        let busy = |group| {
+            let mut running = units.iter().zip(&self.lanes).filter(|(_, lane)| lane.running.is_some());
+            running.any(|(unit, _)| unit.group == group)
+        };
+        let mut lanes = units.iter().zip(&self.lanes);
+        !self.queue.is_empty() && lanes.any(|(unit, lane)| lane.is_free() && !busy(unit.group))
     }
 
     /// The most urgent request that was not skipped and whose class has energy, and what to do with it.
@@ -360,8 +367,23 @@ impl Core {
         awaited
     }
 
+    /// Whether there is nothing to load or unload. Debug builds find out the long way, too.
+    fn is_settled(&self, limits: Limits, now: Timestamp) -> bool {
+        let settled = self.residency.is_settled(limits, now);
+        if settled && cfg!(debug_assertions) {
+            let (mut residency, awaited) = (self.residency.clone(), self.awaited(now));
+            let orders = residency.orders(&self.catalog, limits, &awaited, |_| true, |_| false, now);
+            assert!(orders.is_empty(), "settled, and yet {orders:?}");
+        }
+        settled
+    }
+
     /// Orders loads and unloads.
     fn move_in(&mut self, now: Timestamp) {
+        let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
+        if self.is_settled(limits, now) {
+            return;
+        }
         let awaited = self.awaited(now);
         let lanes = &self.lanes;
         // Loading occupies the lane: it may where the planner left the lane idle. What a request waits for may
@@ -371,7 +393,6 @@ impl Core {
             lane.loading_since.is_none() && (lane.running.is_none() || awaited.contains(&pair))
         };
         let in_use = |(variant, unit): Pair| lanes[unit.index()].runs(variant);
-        let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
         let orders = self.residency.orders(&self.catalog, limits, &awaited, may_load, in_use, now);
         for order in orders {
             match order {
@@ -512,6 +533,7 @@ impl Core {
 
     fn profiled(&mut self, variant: VariantId, unit: UnitId, profile: Option<Profile>) {
         self.catalog.variants[variant.index()].profiles[unit.index()] = profile;
+        self.residency.profiles_changed();
         self.costs.update(&self.catalog, variant, unit);
         self.estimates.forget(variant, unit);
         if profile.is_none() {

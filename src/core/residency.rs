@@ -74,6 +74,15 @@ pub struct Residency {
     leaving: Vec<Pair>,
     /// A load that a memory cap denied, since the last change.
     denied: Option<(VariantId, Bytes)>,
+    settled: Option<Settled>,
+}
+
+/// Everything wanted is there and nothing else: what [`Residency::orders`] found under these limits. It stays
+/// so until this time, unless something changes before.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    limits: Limits,
+    until: Timestamp,
 }
 
 impl Residency {
@@ -86,6 +95,7 @@ impl Residency {
             last_used: vec![None; catalog.models.len()],
             leaving: Vec::new(),
             denied: None,
+            settled: None,
         }
     }
 
@@ -93,6 +103,18 @@ impl Residency {
     #[must_use]
     pub fn is_available(&self, variant: VariantId, unit: UnitId) -> bool {
         self.is_loaded(variant, unit) && !self.leaving.contains(&(variant, unit))
+    }
+
+    /// Whether [`Residency::orders`] would order nothing, whatever runs and whoever waits. That is so for most
+    /// of the time, and cheaper to ask than to find out anew with every event.
+    #[must_use]
+    pub fn is_settled(&self, limits: Limits, now: Timestamp) -> bool {
+        self.settled.is_some_and(|settled| settled.limits == limits && now < settled.until)
+    }
+
+    /// The catalogue's profiles changed, and with them what is wanted.
+    pub fn profiles_changed(&mut self) {
+        self.settled = None;
     }
 
     /// Where a variant stands on a unit.
@@ -109,6 +131,7 @@ impl Residency {
 
     /// Records a lane's report.
     pub fn set(&mut self, variant: VariantId, unit: UnitId, residence: Residence) {
+        self.settled = None;
         self.table[variant.index()][unit.index()] = residence;
         self.leaving.retain(|pair| *pair != (variant, unit));
     }
@@ -126,6 +149,7 @@ impl Residency {
 
     /// Keeps a model in memory, or lets go of it.
     pub fn retain(&mut self, model: ModelId, resident: bool) {
+        self.settled = None;
         self.retained[model.index()] = resident;
     }
 
@@ -137,8 +161,12 @@ impl Residency {
 
     /// A request for this model came.
     pub fn used(&mut self, model: ModelId, now: Timestamp) {
-        self.retained[model.index()] = true;
-        self.last_used[model.index()] = Some(now);
+        let retained = std::mem::replace(&mut self.retained[model.index()], true);
+        let used = self.last_used[model.index()].replace(now);
+        // From its first use on a model's time can end; a later use only puts that off.
+        if !retained || used.is_none() {
+            self.settled = None;
+        }
     }
 
     /// Memory that loaded and loading variants hold.
@@ -241,6 +269,8 @@ impl Residency {
         self.expire(limits.unload_after, now);
         let wanted = self.wanted(catalog, limits.cap, awaited, now);
         let mut orders = Vec::new();
+        // Where not everything finds room, who is used next changes what is wanted.
+        let mut settled = awaited.is_empty() && self.denied.is_none();
         for (variant, row) in self.table.iter_mut().enumerate() {
             for (unit, residence) in row.iter_mut().enumerate() {
                 let pair = (VariantId::at(variant), UnitId::at(unit));
@@ -249,6 +279,7 @@ impl Residency {
                 if stays || !matches!(residence, Residence::Loaded { .. }) {
                     continue;
                 }
+                settled = false;
                 if !in_use(pair) {
                     *residence = Residence::Unloading;
                     self.leaving.retain(|other| *other != pair);
@@ -266,6 +297,7 @@ impl Residency {
                 Residence::Failed { tries, until } if until <= now => tries,
                 _ => continue,
             };
+            settled = false;
             let (need, pair) = (expected(catalog, variant, unit), (VariantId::at(variant), UnitId::at(unit)));
             if !taken[unit] && may_load(pair) && held.saturating_add(need) <= limits.cap {
                 taken[unit] = true;
@@ -274,6 +306,9 @@ impl Residency {
                 orders.push(Order::Load(pair.0, pair.1));
             }
         }
+        let changes = [self.next_retry(), self.next_expiry(limits.unload_after)];
+        let until = changes.into_iter().flatten().min().unwrap_or(Timestamp::MAX);
+        self.settled = settled.then_some(Settled { limits, until });
         orders
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::units::*;
 use proptest::prelude::*;
 
+mod effort;
 mod limits;
 mod liveness;
 mod world;

@@ -3,7 +3,8 @@
 //! There is no thread of the core's own. Whoever has an event (a connection with a request, a lane with a
 //! completion, the sensor thread with a sweep) takes the lock, lets the core decide, and hands out the orders
 //! while still holding it, so that orders reach lanes and clocks in the order of the decisions. That saves two
-//! thread hops per request; a decision takes microseconds. Answers are sent after the lock is released.
+//! thread hops per request; a decision takes microseconds. Lanes are woken and answers sent after the lock is
+//! released: who is woken wants it next.
 
 use super::profiling::ProbeDesk;
 use crate::api::backend::{Answer, ModelCounters, ModelView, Pending, Submission};
@@ -82,8 +83,17 @@ struct Armed {
     ending: bool,
 }
 
-type Answers = SmallVec<[(oneshot::Sender<Answer>, Answer); 4]>;
-type Outputs = HashMap<RequestId, Vec<Tensor>>;
+/// What is left to do once the lock is released: each of these wakes a thread, and most will want the lock.
+#[derive(Default)]
+struct Rest {
+    lanes: SmallVec<[UnitId; 4]>,
+    answers: SmallVec<[(oneshot::Sender<Answer>, Answer); 4]>,
+}
+
+/// In the order in which the core answers, so that the first is almost always the one looked for.
+type Outputs = VecDeque<(RequestId, Vec<Tensor>)>;
+/// Rarely more than the one that came in.
+type Events = SmallVec<[Event; 1]>;
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -164,15 +174,16 @@ impl Engine {
     /// Lets the core handle an event and carries out what it decides.
     pub(super) fn feed(&self, event: Event) {
         let mut state = self.state();
-        let answers = self.step(&mut state, event, &mut Outputs::new());
+        let rest = self.step(&mut state, event, &mut Outputs::new());
         drop(state);
-        send(answers);
+        self.finish(rest);
     }
 
-    fn step(&self, state: &mut State, event: Event, outputs: &mut Outputs) -> Answers {
-        let mut answers = Answers::new();
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+    fn step(&self, state: &mut State, event: Event, outputs: &mut Outputs) -> Rest {
+        let mut rest = Rest::default();
+        let mut events = Events::new();
+        let mut next = Some(event);
+        while let Some(event) = next {
             let now = self.clock.now();
             state.observer.event(now, &event);
             if let Some(recorder) = &mut state.recorder {
@@ -185,11 +196,12 @@ impl Engine {
                 if let Some(recorder) = &mut state.recorder {
                     recorder.effect(&effect);
                 }
-                self.carry_out(state, effect, now, outputs, &mut answers, &mut events);
+                self.carry_out(state, effect, now, outputs, &mut rest, &mut events);
             }
+            next = (!events.is_empty()).then(|| events.remove(0));
         }
         self.arm(state.core.next_wakeup());
-        answers
+        rest
     }
 
     /// Carries out one effect. A lane that does not take an order answers with an event at once.
@@ -199,13 +211,13 @@ impl Engine {
         effect: Effect,
         now: Timestamp,
         outputs: &mut Outputs,
-        answers: &mut Answers,
-        events: &mut VecDeque<Event>,
+        rest: &mut Rest,
+        events: &mut Events,
     ) {
         match effect {
             Effect::Dispatch(dispatch) => {
-                if let Some(failed) = self.dispatch(state, dispatch, now) {
-                    events.push_back(Event::Completed(failed));
+                if let Some(failed) = self.dispatch(state, dispatch, now, rest) {
+                    events.push(Event::Completed(failed));
                 }
             }
             Effect::Abort(batch) => {
@@ -215,19 +227,21 @@ impl Engine {
                 }
             }
             Effect::Reply { request, outcome } => {
-                let tensors = outputs.remove(&request).unwrap_or_default();
-                answers.extend(self.answer(state, request, outcome, tensors, now));
+                let place = outputs.iter().position(|(id, _)| *id == request);
+                let tensors = place.and_then(|place| outputs.remove(place)).map(|(_, tensors)| tensors);
+                let tensors = tensors.unwrap_or_default();
+                rest.answers.extend(self.answer(state, request, outcome, tensors, now));
             }
             Effect::Load { variant, unit } => {
                 let taken = self.lane(unit).is_some_and(|lane| lane.load(self.file(variant).clone()).is_ok());
                 if !taken {
-                    events.push_back(Event::LoadFailed { variant, unit });
+                    events.push(Event::LoadFailed { variant, unit });
                 }
             }
             Effect::Unload { variant, unit } => {
                 let taken = self.lane(unit).is_some_and(|lane| lane.unload(variant).is_ok());
                 if !taken {
-                    events.push_back(Event::Unloaded { variant, unit });
+                    events.push(Event::Unloaded { variant, unit });
                 }
             }
             Effect::Set(setpoints) => {
@@ -241,7 +255,13 @@ impl Engine {
     }
 
     /// Sends a batch to its lane; the completion that says so if the lane does not take it.
-    fn dispatch(&self, state: &mut State, dispatch: Dispatch, now: Timestamp) -> Option<Completion> {
+    fn dispatch(
+        &self,
+        state: &mut State,
+        dispatch: Dispatch,
+        now: Timestamp,
+        rest: &mut Rest,
+    ) -> Option<Completion> {
         let take = |id: &RequestId| {
             state
                 .unanswered
@@ -253,8 +273,8 @@ impl Engine {
         let (id, unit) = (dispatch.batch, dispatch.unit);
         let batch = Batch { id, variant: dispatch.variant, requests };
         state.running.insert(id, dispatch);
-        let taken = self.lane(unit).is_some_and(|lane| lane.run(batch).is_ok());
-        if taken {
+        if let Some(Ok(asleep)) = self.lane(unit).map(|lane| lane.enqueue(batch)) {
+            rest.lanes.extend(asleep.then_some(unit));
             return None;
         }
         state.running.remove(&id);
@@ -323,12 +343,21 @@ impl Engine {
             variant,
             priority: wishes.priority,
         };
-        let answers = self.step(&mut state, Event::Submit(request), &mut Outputs::new());
+        let rest = self.step(&mut state, Event::Submit(request), &mut Outputs::new());
         drop(state);
-        send(answers);
+        self.finish(rest);
         let engine = Arc::clone(self);
         let cancel = move || engine.feed(Event::Cancel(id));
         Pending { answer, guard: crate::api::backend::CancelGuard(Some(Box::new(cancel))) }
+    }
+
+    /// To be called without the lock.
+    fn finish(&self, rest: Rest) {
+        rest.lanes.into_iter().filter_map(|unit| self.lane(unit)).for_each(Lane::wake);
+        for (reply, answer) in rest.answers {
+            // A client that left does not want it.
+            let _ = reply.send(answer);
+        }
     }
 
     /// Brings the timer forward if `wakeup` is earlier than what it sleeps until.
@@ -393,13 +422,6 @@ impl Engine {
     }
 }
 
-fn send(answers: Answers) {
-    for (reply, answer) in answers {
-        // A client that left does not want it.
-        let _ = reply.send(answer);
-    }
-}
-
 /// Lanes call these on their own threads.
 impl LaneEvents for Engine {
     fn loaded(&self, unit: UnitId, variant: VariantId, footprint: Bytes) {
@@ -433,9 +455,9 @@ impl LaneEvents for Engine {
             }
             _ => {}
         }
-        let answers = self.step(&mut state, Event::Completed(completion), &mut outputs);
+        let rest = self.step(&mut state, Event::Completed(completion), &mut outputs);
         drop(state);
-        send(answers);
+        self.finish(rest);
     }
 
     fn probed(&self, _unit: UnitId, report: ProbeReport) {

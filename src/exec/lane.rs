@@ -148,6 +148,8 @@ struct Queue {
     running: Option<BatchId>,
     probe: Option<ProbeRequest>,
     ending: bool,
+    /// The thread sleeps: only then is waking it worth a system call.
+    asleep: bool,
 }
 
 #[derive(Debug, Default)]
@@ -239,6 +241,20 @@ impl Lane {
         self.order(Order::Run(batch))
     }
 
+    /// As [`Lane::run`], but leaves it to the caller to [`Lane::wake`] the thread if the answer is true: a
+    /// caller that holds a lock, which the thread will soon want, does so after it let go of the lock.
+    ///
+    /// # Errors
+    /// As [`Lane::run`].
+    pub fn enqueue(&self, batch: Batch) -> Result<bool, Refused> {
+        self.put(Order::Run(batch))
+    }
+
+    /// Wakes the thread.
+    pub fn wake(&self) {
+        self.shared.wake.notify_one();
+    }
+
     /// Does timed runs while nothing else waits; [`LaneEvents::probed`] follows.
     ///
     /// # Errors
@@ -274,6 +290,14 @@ impl Lane {
     }
 
     fn order(&self, order: Order) -> Result<(), Refused> {
+        if self.put(order)? {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Adds an order; whether the thread sleeps and has to be woken.
+    fn put(&self, order: Order) -> Result<bool, Refused> {
         let mut queue = self.shared.queue();
         let is_batch = matches!(order, Order::Run(_));
         if queue.ending {
@@ -284,10 +308,7 @@ impl Lane {
         }
         queue.batches += usize::from(is_batch);
         queue.orders.push_back(order);
-        // Unlock first: the woken thread would only run into the lock.
-        drop(queue);
-        self.shared.wake.notify_one();
-        Ok(())
+        Ok(std::mem::take(&mut queue.asleep))
     }
 }
 
@@ -379,7 +400,9 @@ impl Worker {
                 queue.running = Some(PROBE_BATCH);
                 return Step::Probe;
             }
+            queue.asleep = true;
             queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep = false;
         }
     }
 
