@@ -207,9 +207,8 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> StartError {
 }
 
 fn start_api() -> Result<tokio::runtime::Runtime, StartError> {
-    // One thread serves all connections: the work of a request is done on the lanes, and a second thread
-    // costs more in waking the other than it takes over. Long copies have threads of their own.
-    tokio::runtime::Builder::new_current_thread()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .thread_name("wattd-api")
         .enable_all()
         .build()
