@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench socket`. Each server is a process of its own, so that its processor time can be
 //! told from the client's. The rounds alternate between the servers; the table has the median round.
+//! A word on the command line (`-- tiny`) leaves out loads without it.
 //! Both answer at once (no scheduler, no model): what is compared is the way in and the way out.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
@@ -255,7 +256,8 @@ fn compare() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     println!("| load | server | p50 us | p99 us | requests/s | server CPU us/request |");
     println!("|---|---|---|---|---|---|");
-    for load in loads() {
+    let word = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    for load in loads().into_iter().filter(|load| load.name.contains(&word)) {
         let mut rounds: Vec<Vec<Figures>> = servers.iter().map(|_| Vec::new()).collect();
         for _ in 0..ROUNDS {
             for (server, rounds) in servers.iter().zip(&mut rounds) {

@@ -8,7 +8,6 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -84,20 +83,19 @@ async fn collect_frames(mut body: Incoming, charge: &Charge, limit: usize) -> Re
 /// The messages of a gRPC request, one after the other.
 pub(super) struct Messages {
     body: Incoming,
-    /// Received, but not part of a message yet.
-    rest: VecDeque<Bytes>,
-    length: usize,
+    /// What is left of the last frame.
+    rest: Bytes,
 }
 
 impl Messages {
     pub(super) const fn new(body: Incoming) -> Self {
-        Self { body, rest: VecDeque::new(), length: 0 }
+        Self { body, rest: Bytes::new() }
     }
 
     /// The next message, charged in full before it is received; `None` after the last. Waits without
     /// limit for a message to begin, but not for it to end.
     pub(super) async fn next(&mut self, charge: &Charge) -> Result<Option<Bytes>, ApiError> {
-        if !self.fill(1).await? {
+        if !self.more().await? {
             return Ok(None);
         }
         charge.moves(true);
@@ -113,7 +111,7 @@ impl Messages {
         let receive = charge.connection.limits().receive;
         let message = within(receive, async {
             let message = self.message(charge).await?;
-            if self.fill(1).await? {
+            if self.more().await? {
                 return Err(ApiError::invalid("more than one message in a unary call"));
             }
             Ok(message)
@@ -123,12 +121,20 @@ impl Messages {
         Ok(message)
     }
 
+    /// Receives a frame if nothing is left of the last one; false at the end of the body.
+    async fn more(&mut self) -> Result<bool, ApiError> {
+        while self.rest.is_empty() {
+            let Some(frame) = self.body.frame().await else { return Ok(false) };
+            if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
+                self.rest = data;
+            }
+        }
+        Ok(true)
+    }
+
     async fn message(&mut self, charge: &Charge) -> Result<Bytes, ApiError> {
         let limit = charge.connection.limits().message_bytes;
-        if !self.fill(PREFIX).await? {
-            return Err(ApiError::invalid("a call without a whole message"));
-        }
-        let mut prefix = self.take(PREFIX);
+        let mut prefix = self.take(PREFIX).await?;
         let compressed = prefix.get_u8();
         let length = prefix.get_u32() as usize;
         if compressed != 0 {
@@ -140,45 +146,28 @@ impl Messages {
             return Err(too_large(length as u64, limit));
         }
         charge.add(length as u64)?;
-        if !self.fill(length).await? {
-            return Err(ApiError::invalid("the call ended inside a message"));
-        }
-        Ok(self.take(length))
+        self.take(length).await
     }
 
-    /// Receives until `bytes` are there; false if the body ends before.
-    async fn fill(&mut self, bytes: usize) -> Result<bool, ApiError> {
-        while self.length < bytes {
-            let Some(frame) = self.body.frame().await else { return Ok(false) };
-            if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
-                self.length += data.len();
-                if !data.is_empty() {
-                    self.rest.push_back(data);
-                }
-            }
+    /// The next `bytes`: part of a frame if one frame has them all, otherwise put together as the frames
+    /// come in, while each is still in the processor's cache.
+    async fn take(&mut self, bytes: usize) -> Result<Bytes, ApiError> {
+        let cut_short = || ApiError::invalid("the call ended inside a message");
+        if bytes > 0 && !self.more().await? {
+            return Err(cut_short());
         }
-        Ok(true)
-    }
-
-    /// The next `bytes`, which are there; copied only if they came in more than one frame.
-    fn take(&mut self, bytes: usize) -> Bytes {
-        self.length -= bytes;
-        match self.rest.front_mut() {
-            Some(first) if first.len() > bytes => first.split_to(bytes),
-            Some(first) if first.len() == bytes => self.rest.pop_front().unwrap_or_default(),
-            _ => {
-                let mut whole = BytesMut::with_capacity(bytes);
-                while let Some(first) = self.rest.front_mut() {
-                    let part = first.split_to(first.len().min(bytes - whole.len()));
-                    whole.extend_from_slice(&part);
-                    if !first.is_empty() {
-                        break;
-                    }
-                    self.rest.pop_front();
-                }
-                whole.freeze()
-            }
+        if self.rest.len() >= bytes {
+            return Ok(self.rest.split_to(bytes));
         }
+        let mut whole = BytesMut::with_capacity(bytes);
+        while whole.len() < bytes {
+            if !self.more().await? {
+                return Err(cut_short());
+            }
+            let part = self.rest.split_to(self.rest.len().min(bytes - whole.len()));
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole.freeze())
     }
 }
 

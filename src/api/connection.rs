@@ -47,7 +47,8 @@ pub(super) async fn serve(
     let Ok(Some(length)) = timeout(greeting, greet(&mut io, &mut start)).await else { return };
     let start = &start[..length];
     let answer = Arc::clone(&connection);
-    let service = service_fn(move |request| answer_one(Arc::clone(&answer), scope, request));
+    // The future is large, and hyper moves it several times: a box is cheaper.
+    let service = service_fn(move |request| Box::pin(answer_one(Arc::clone(&answer), scope, request)));
     if start.starts_with(H2_START) {
         let io = TokioIo::new(LegalAuthority::new(io, start));
         let http2 = http2_settings(connection.limits()).serve_connection(io, service);

@@ -6,14 +6,15 @@
 
 use super::body::{ApiBody, Messages, Outgoing, encode};
 use super::contents;
-use super::infer::{Ask, Done, infer};
-use super::params::{Collector, Value, grpc_timeout, of_answer};
+use super::infer::{Ask, infer};
+use super::params::{Collector, Value, grpc_timeout};
 use super::proto::infer_parameter::ParameterChoice;
 use super::proto::{self, InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use super::request::{Payload, Reference, WireInput, WireOutput};
 use super::service;
 use super::status::ApiError;
 use super::traffic::{Charge, Connection};
+use super::wire;
 use crate::units::Nanos;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -55,8 +56,9 @@ async fn call(charge: &Arc<Charge>, request: Request<Incoming>) -> Result<ApiBod
     }
     let message = messages.only(charge).await?;
     if method == "ModelInfer" {
-        let response = model_infer(charge, decode(message)?, timeout).await?;
-        return Ok(ApiBody::message(encode(&response)?, charge));
+        let (id, ask) = ask_of(decode(message)?, timeout)?;
+        let done = infer(charge, ask).await?;
+        return Ok(ApiBody::message(wire::infer_response(&id, &done)?, charge));
     }
     Ok(ApiBody::message(control(&charge.connection, method, message).await?, charge))
 }
@@ -148,15 +150,6 @@ fn shared_memory(connection: &Connection, method: &str, message: Bytes) -> Resul
     }
 }
 
-async fn model_infer(
-    charge: &Charge,
-    request: ModelInferRequest,
-    timeout: Option<Nanos>,
-) -> Result<ModelInferResponse, ApiError> {
-    let (id, ask) = ask_of(request, timeout)?;
-    Ok(response_of(id, infer(charge, ask).await?))
-}
-
 /// Inferences over one stream. Several are worked on at a time; the answers keep the order of the requests.
 fn stream_infer(charge: &Arc<Charge>, messages: Messages, timeout: Option<Nanos>) -> ApiBody {
     let connection = Arc::clone(&charge.connection);
@@ -173,8 +166,8 @@ fn stream_infer(charge: &Arc<Charge>, messages: Messages, timeout: Option<Nanos>
         }
     });
     let answered = received.map(move |(charge, message)| async move {
-        let response = stream_answer(&charge, message, timeout).await;
-        encode(&response).ok().map(|message| Outgoing { message, charge })
+        let answer = stream_answer(&charge, message, timeout).await;
+        answer.ok().map(|message| Outgoing { message, charge })
     });
     ApiBody::stream(answered.buffered(depth).filter_map(std::future::ready).boxed(), charge)
 }
@@ -184,32 +177,28 @@ async fn stream_answer(
     charge: &Charge,
     message: Result<Bytes, ApiError>,
     timeout: Option<Nanos>,
-) -> ModelStreamInferResponse {
+) -> Result<Bytes, ApiError> {
     let mut id = String::new();
     let outcome = async {
         let request: ModelInferRequest = decode(message?)?;
         id.clone_from(&request.id);
-        model_infer(charge, request, timeout).await
+        let (id, ask) = ask_of(request, timeout)?;
+        wire::stream_response(&id, &infer(charge, ask).await?)
     };
-    let mut response = match outcome.await {
-        Ok(response) => {
-            ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
-        }
-        Err(error) => {
-            let mut parameters = BTreeMap::new();
-            parameters.insert("wattd_reason".to_owned(), parameter(Value::Text(error.reason.into())));
-            if let Some(span) = error.retry_after {
-                parameters
-                    .insert("retry_after_us".to_owned(), parameter(Value::Int(span.as_micros().into())));
-            }
-            let infer_response = Some(ModelInferResponse { id, parameters, ..Default::default() });
-            ModelStreamInferResponse { error_message: error.message, infer_response }
-        }
+    let error = match outcome.await {
+        Ok(response) => return Ok(response),
+        Err(error) => error,
     };
-    if let Some(inner) = &mut response.infer_response {
-        inner.parameters.insert("triton_final_response".to_owned(), parameter(Value::Bool(true)));
+    let mut parameters = BTreeMap::new();
+    parameters.insert("triton_final_response".to_owned(), parameter(ParameterChoice::BoolParam(true)));
+    parameters
+        .insert("wattd_reason".to_owned(), parameter(ParameterChoice::StringParam(error.reason.to_owned())));
+    if let Some(span) = error.retry_after {
+        let us = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        parameters.insert("retry_after_us".to_owned(), parameter(ParameterChoice::Int64Param(us)));
     }
-    response
+    let infer_response = Some(ModelInferResponse { id, parameters, ..Default::default() });
+    encode(&ModelStreamInferResponse { error_message: error.message, infer_response })
 }
 
 /// Takes a request apart. Returns its id as well.
@@ -287,46 +276,6 @@ fn value<'a>(key: &str, given: &'a InferParameter) -> Result<Value<'a>, ApiError
     }
 }
 
-fn parameter(value: Value<'_>) -> InferParameter {
-    let choice = match value {
-        Value::Bool(value) => ParameterChoice::BoolParam(value),
-        Value::Int(value) => ParameterChoice::Int64Param(i64::try_from(value).unwrap_or(i64::MAX)),
-        Value::Float(value) => ParameterChoice::DoubleParam(value),
-        Value::Text(value) => ParameterChoice::StringParam(value.into_owned()),
-    };
+fn parameter(choice: ParameterChoice) -> InferParameter {
     InferParameter { parameter_choice: Some(choice) }
-}
-
-fn response_of(id: String, done: Done) -> ModelInferResponse {
-    let view = done.view();
-    let said = of_answer(&done.answer, &done.served);
-    let mut response = ModelInferResponse {
-        model_name: view.name.clone(),
-        model_version: view.version.clone(),
-        id,
-        parameters: said.into_iter().map(|(key, value)| (key.to_owned(), parameter(value))).collect(),
-        outputs: Vec::with_capacity(done.outputs.len()),
-        raw_output_contents: Vec::with_capacity(done.outputs.len()),
-    };
-    for output in &done.outputs {
-        let mut parameters = BTreeMap::new();
-        if let Some(Reference { region, offset, size }) = &output.asked.shared {
-            parameters
-                .insert("shared_memory_region".to_owned(), parameter(Value::Text(region.as_str().into())));
-            parameters.insert("shared_memory_byte_size".to_owned(), parameter(Value::Int((*size).into())));
-            if *offset > 0 {
-                parameters.insert("shared_memory_offset".to_owned(), parameter(Value::Int((*offset).into())));
-            }
-        }
-        response.outputs.push(proto::model_infer_response::InferOutputTensor {
-            name: view.outputs[output.asked.index].name.clone(),
-            datatype: output.dtype.wire_name().to_owned(),
-            shape: output.shape.iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect(),
-            parameters,
-            contents: None,
-        });
-        // An output in shared memory has an entry too, an empty one: clients count on it.
-        response.raw_output_contents.push(output.data.clone());
-    }
-    response
 }

@@ -46,6 +46,17 @@ pub(super) struct Done {
 }
 
 impl Done {
+    #[cfg(test)]
+    pub(super) fn new(
+        models: Arc<Vec<ModelView>>,
+        model: usize,
+        answer: Answer,
+        served: Served,
+        outputs: SmallVec<[DoneOutput; 4]>,
+    ) -> Self {
+        Self { models, model, answer, served, outputs }
+    }
+
     pub(super) fn view(&self) -> &ModelView {
         &self.models[self.model]
     }

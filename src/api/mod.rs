@@ -25,6 +25,7 @@ mod service;
 mod shm;
 pub mod status;
 mod traffic;
+mod wire;
 
 pub use listener::{Bound, ListenError, bind_all};
 pub use options::{Limits, Options};
