@@ -96,7 +96,7 @@ impl<'a> Server<'a> {
             ways: ways.to_vec(),
             models: ALL_MODELS.map(str::to_owned).to_vec(),
             kind,
-            runtime: Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(),
+            runtime: Builder::new_current_thread().enable_all().build().unwrap(),
             _dir: None,
         }
     }

@@ -8,7 +8,10 @@ pub(super) fn resident_anonymous() -> Bytes {
     let Ok(statm) = procfs::process::Process::myself().and_then(|process| process.statm()) else {
         return Bytes::ZERO;
     };
-    Bytes(statm.resident.saturating_sub(statm.shared).saturating_mul(procfs::page_size()))
+    // Through libc: reading the auxiliary vector directly, as `procfs` does, fails under valgrind.
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let page = page.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
+    Bytes(statm.resident.saturating_sub(statm.shared).saturating_mul(page))
 }
 
 /// Held while a session is made or dropped: one at a time, so that the growth of the process's memory
