@@ -24,8 +24,10 @@ pub(crate) enum Way {
     Grpc,
     /// In shared memory, the call over gRPC.
     Shared,
-    /// In the body of an HTTP/1.1 request.
+    /// As bytes in the body of an HTTP/1.1 request.
     Http,
+    /// As numbers in the JSON of an HTTP/1.1 request.
+    Json,
 }
 
 /// A load.
@@ -58,6 +60,7 @@ impl Load {
             Self { ..tiny },
             Self { key: "tiny4", name: "tiny model, 4 clients, gRPC", clients: 4, ..tiny },
             Self { key: "http", name: "tiny model, 1 client, HTTP binary", way: Way::Http, ..tiny },
+            Self { key: "json", name: "tiny model, 1 client, HTTP JSON", way: Way::Json, ..tiny },
             Self { key: "5ms1", name: "5 ms model, 1 client, gRPC", ..five },
             Self { key: "5ms4", name: "5 ms model, 4 clients, gRPC", clients: 4, ..five },
             Self { key: "large", name: "4.9 MB input, 1 client, gRPC", ..large },
@@ -156,7 +159,7 @@ pub(crate) async fn run(load: &Load, address: &Address) -> (Vec<Duration>, Durat
                     closed_loop!(span, drop(grpc.model_infer(request.clone()).await.unwrap()))
                 });
             }
-            Way::Http => {
+            Way::Http | Way::Json => {
                 let (mut sender, request) = (http(address).await, http_request(load));
                 clients.spawn(async move {
                     closed_loop!(span, {
@@ -208,19 +211,26 @@ where
 }
 
 fn http_request(load: &Load) -> impl Fn() -> Request<Full<Bytes>> + Send + use<> {
-    let input = load.input();
-    let head = serde_json::json!({
-        "inputs": [{ "name": "x", "datatype": "FP32", "shape": load.shape,
-                     "parameters": { "binary_data_size": input.len() } }],
-        "outputs": [{ "name": "y", "parameters": { "binary_data": true } }]
-    })
-    .to_string();
+    let (input, binary) = (load.input(), load.way == Way::Http);
+    let mut head = serde_json::json!({
+        "inputs": [{ "name": "x", "datatype": "FP32", "shape": load.shape }],
+        "outputs": [{ "name": "y", "parameters": { "binary_data": binary } }]
+    });
+    if binary {
+        head["inputs"][0]["parameters"] = serde_json::json!({ "binary_data_size": input.len() });
+    } else {
+        head["inputs"][0]["data"] = serde_json::json!(bytemuck::pod_collect_to_vec::<u8, f32>(&input));
+    }
+    let head = head.to_string();
     let length = head.len();
-    let body = Bytes::from([head.as_bytes(), &input].concat());
+    let body = Bytes::from([head.as_bytes(), if binary { &input } else { &[] }].concat());
     let path = format!("/v2/models/{}/infer", load.model);
     move || {
         let request = Request::post(path.as_str()).header("host", "localhost");
-        let request = request.header("inference-header-content-length", length);
+        let request = request
+            .header("content-type", if binary { "application/octet-stream" } else { "application/json" });
+        let request =
+            if binary { request.header("inference-header-content-length", length) } else { request };
         request.body(Full::new(body.clone())).unwrap()
     }
 }

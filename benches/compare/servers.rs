@@ -131,14 +131,15 @@ impl<'a> Server<'a> {
             (!page.contains("conservative") && page.contains("measured")).then_some(())
         });
         let address = Address::Unix(daemon.socket.clone());
-        Self::new(name, address, &[Way::Grpc, Way::Shared, Way::Http], Kind::Wattd(daemon))
+        Self::new(name, address, &[Way::Grpc, Way::Shared, Way::Http, Way::Json], Kind::Wattd(daemon))
     }
 
-    /// A server that runs already: `NAME=PID,HOST:PORT,WAYS[,MODEL...]`, where `WAYS` are letters of `gsh`: gRPC, shared memory, HTTP.
+    /// A server that runs already: `NAME=PID,HOST:PORT,WAYS[,MODEL...]`, where `WAYS` are letters of `gshj`:
+    /// gRPC, shared memory, HTTP binary, HTTP JSON.
     pub(crate) fn peer(text: &str) -> Self {
         let (name, rest) = text.split_once('=').unwrap();
         let parts: Vec<&str> = rest.split(',').collect();
-        let ways = [('g', Way::Grpc), ('s', Way::Shared), ('h', Way::Http)];
+        let ways = [('g', Way::Grpc), ('s', Way::Shared), ('h', Way::Http), ('j', Way::Json)];
         let ways: Vec<Way> =
             ways.into_iter().filter(|(letter, _)| parts[2].contains(*letter)).map(|(_, way)| way).collect();
         let kind = Kind::Elsewhere { pid: parts[0].parse().unwrap() };
