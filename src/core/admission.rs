@@ -7,6 +7,7 @@
 
 use super::Core;
 use crate::core::catalog::UnitId;
+use crate::core::estimate::GUESS_FACTOR;
 use crate::core::event::{Outcome, Rejection, Request};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
@@ -94,6 +95,8 @@ impl Core {
                 accurate = true;
                 affordable |= self.affordable(waiting, variant, id);
                 let run = Nanos::from_f64(profiled.as_f64() * self.estimates.slowdown(variant, id));
+                let guess = self.estimates.is_guess(&self.catalog, variant, id);
+                let run = if guess { Nanos(run.0 / GUESS_FACTOR) } else { run };
                 let latency = run.saturating_add(self.raise_time(id));
                 *best = (*best).min(latency);
             }

@@ -80,7 +80,10 @@ impl Clocks {
     pub fn present(&self, domain: DomainId, snapshot: &Snapshot) -> Option<Kilohertz> {
         let clock = &self.domains[domain.index()];
         match clock.asked {
-            Some(bounds) if self.controllable(domain) => Some(bounds.max.min(clock.cap())),
+            // Within a range the governor chooses: only the sensor tells.
+            Some(bounds) if self.controllable(domain) && bounds.min == bounds.max => {
+                Some(bounds.max.min(clock.cap()))
+            }
             _ => snapshot.domains[domain.index()].value.map(|state| state.current),
         }
     }

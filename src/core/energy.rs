@@ -107,16 +107,13 @@ impl Budgets {
 }
 
 impl EnergyAllowance {
-    /// Average power that spends the rest evenly over the time left; zero once either is gone.
+    /// Average power that spends the rest evenly over the time left: zero once the energy is gone, `None` once
+    /// the time is over, for then the allowance has done what it was for.
     #[must_use]
-    pub fn power(&self, spent: Microjoules, elapsed: Nanos) -> Microwatts {
+    pub fn power(&self, spent: Microjoules, elapsed: Nanos) -> Option<Microwatts> {
         let left = self.total.saturating_sub(spent);
         let time = self.lasting.saturating_sub(elapsed);
-        if time == Nanos::ZERO {
-            Microwatts::ZERO
-        } else {
-            Microwatts::from_f64(left.as_f64() / time.as_secs_f64())
-        }
+        (time > Nanos::ZERO).then(|| Microwatts::from_f64(left.as_f64() / time.as_secs_f64()))
     }
 }
 
@@ -336,9 +333,11 @@ mod tests {
         // 3600 J over 1 h is 1 W; after 30 min with 900 J spent, 2700 J / 1800 s = 1.5 W.
         let allowance =
             EnergyAllowance { total: Microjoules(3_600_000_000), lasting: Nanos::from_secs(3600) };
-        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::ZERO), Microwatts(1_000_000));
-        assert_eq!(allowance.power(Microjoules(900_000_000), Nanos::from_secs(1800)), Microwatts(1_500_000));
-        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::from_secs(3600)), Microwatts::ZERO);
+        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::ZERO), Some(Microwatts(1_000_000)));
+        let half = Nanos::from_secs(1800);
+        assert_eq!(allowance.power(Microjoules(900_000_000), half), Some(Microwatts(1_500_000)));
+        assert_eq!(allowance.power(Microjoules(3_600_000_000), half), Some(Microwatts::ZERO), "spent");
+        assert_eq!(allowance.power(Microjoules::ZERO, Nanos::from_secs(3600)), None, "over");
     }
 
     proptest! {

@@ -20,6 +20,11 @@ const RESIDUALS: usize = 64;
 const TAIL_QUANTILE: f64 = 0.99;
 /// Margin before anything was observed.
 const COLD_TAIL: f64 = 1.3;
+/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
+/// them all would leave it a guess for ever.
+const RISKED_RUNS: u32 = 3;
+/// How much faster than a guess a run may well be.
+pub(super) const GUESS_FACTOR: u64 = 10;
 /// A power correction older than this says nothing about now.
 const POWER_MEMORY: Nanos = Nanos::from_secs(10);
 /// Share of a sweep without work that goes into the idle power: it follows within seconds.
@@ -96,6 +101,8 @@ impl Slowdown {
 struct Bias {
     ln_factor: f64,
     observations: u32,
+    /// Runs begun.
+    begun: u32,
     /// Metered over profiled power.
     power: f64,
     metered: u32,
@@ -103,7 +110,7 @@ struct Bias {
 
 impl Default for Bias {
     fn default() -> Self {
-        Self { ln_factor: 0.0, observations: 0, power: 1.0, metered: 0 }
+        Self { ln_factor: 0.0, observations: 0, begun: 0, power: 1.0, metered: 0 }
     }
 }
 
@@ -157,6 +164,22 @@ impl Estimates {
     #[must_use]
     pub fn observations(&self, variant: VariantId, unit: UnitId) -> u32 {
         self.biases[variant.index()][unit.index()].observations
+    }
+
+    /// A run begins.
+    pub fn begin(&mut self, variant: VariantId, unit: UnitId) {
+        let begun = &mut self.biases[variant.index()][unit.index()].begun;
+        *begun = begun.saturating_add(1);
+    }
+
+    /// Whether the latency of this variant on this unit is a guess that still has to be tried.
+    #[must_use]
+    pub fn is_guess(&self, catalog: &Catalog, variant: VariantId, unit: UnitId) -> bool {
+        let bias = &self.biases[variant.index()][unit.index()];
+        let profile = &catalog.variants[variant.index()].profiles[unit.index()];
+        bias.observations == 0
+            && bias.begun < RISKED_RUNS
+            && profile.is_some_and(|profile| profile.latency_source == Provenance::Conservative)
     }
 
     /// A run took `actual` where the profile says `profiled`.

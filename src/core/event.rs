@@ -1,7 +1,7 @@
 //! What goes into the core and what comes out. The daemon, the simulator, the journal and the fuzzer
 //! speak these two enums and nothing else.
 
-use crate::core::catalog::{DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Catalog, DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::time::Timestamp;
 use crate::units::{Bytes, Kilohertz, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
@@ -271,6 +271,27 @@ pub enum Event {
     Drain,
     /// The time of [`crate::core::Core::next_wakeup`] has come.
     Wake,
+}
+
+impl Event {
+    /// Whether what it names exists in a catalogue: a journal may hold anything. Requests, which must be
+    /// answered, are judged at admission.
+    #[must_use]
+    pub fn fits(&self, catalog: &Catalog) -> bool {
+        let Catalog { board, models, variants } = catalog;
+        match self {
+            Self::Loaded { variant, unit, .. }
+            | Self::LoadFailed { variant, unit }
+            | Self::Unloaded { variant, unit }
+            | Self::Profiled { variant, unit, .. } => {
+                variant.index() < variants.len() && unit.index() < board.units.len()
+            }
+            Self::Retain { model, .. } => model.index() < models.len(),
+            Self::Hold { domain, .. } => domain.index() < board.domains.len(),
+            Self::Probing(unit) => unit.is_none_or(|unit| unit.index() < board.units.len()),
+            _ => true,
+        }
+    }
 }
 
 /// Why a request is turned away. Each has one gRPC status and one HTTP status (see `api`).

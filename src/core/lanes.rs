@@ -238,6 +238,7 @@ impl Core {
         let (energy, energy_source) = self.run_energy(now, &running, completion, compute);
         if completion.result.is_ok() {
             self.lanes[unit].failures = 0;
+            self.residency.proved(running.dispatch.variant, running.dispatch.unit);
             self.learn_power(&running, completion.energy, compute);
             self.estimates.observe_latency(
                 running.dispatch.variant,
@@ -306,11 +307,8 @@ impl Core {
             BatchFailure::Cancelled => {}
             BatchFailure::NotLoaded => self.residency.set(variant, unit, Residence::Absent),
             BatchFailure::LaneLost => {
-                for other in (0..self.catalog.variants.len()).map(VariantId::at) {
-                    if self.residency.is_loaded(other, unit) {
-                        self.residency.set(other, unit, Residence::Absent);
-                    }
-                }
+                self.lanes[unit.index()].end_load(now);
+                self.residency.lost(unit);
             }
             BatchFailure::Provider => {
                 let lane = &mut self.lanes[unit.index()];
@@ -318,8 +316,7 @@ impl Core {
                 if lane.failures >= MAX_FAILURES {
                     lane.failures = 0;
                     self.effects.push_back(Effect::Unload { variant, unit });
-                    self.residency.set(variant, unit, Residence::Unloading);
-                    self.load_failed(now, variant, unit);
+                    self.back_off(now, variant, unit);
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! and `next_wakeup()` says when to call `handle(now, Event::Wake)` if nothing happens before.
 
 mod admission;
+mod caps;
 pub mod catalog;
 pub mod clocks;
 pub mod energy;
@@ -63,6 +64,8 @@ pub struct Core {
     budgets: Budgets,
     budgets_since: Timestamp,
     energy_at_budgets: Microjoules,
+    /// Energy of the board when the battery was read last.
+    energy_at_battery: Microjoules,
     costs: CostTable,
     queue: Queue,
     snapshot: Snapshot,
@@ -109,14 +112,19 @@ impl Core {
             draining: false,
             budgets_since: now,
             energy_at_budgets: Microjoules::ZERO,
+            energy_at_battery: Microjoules::ZERO,
             catalog,
             budgets,
         }
     }
 
     /// Takes in an event and decides. Effects are then drained with [`Core::poll_effect`].
+    ///
+    /// An event that names a variant, unit, model or domain that does not exist changes nothing; such a
+    /// request is turned away.
     pub fn handle(&mut self, now: Timestamp, event: Event) {
         match event {
+            event if !event.fits(&self.catalog) => {}
             Event::Submit(request) => self.submit(now, request),
             Event::Cancel(request) => self.cancel(now, request),
             Event::Completed(completion) => self.completed(now, &completion),
@@ -128,7 +136,7 @@ impl Core {
                 }
             }
             Event::LoadFailed { variant, unit } => self.load_failed(now, variant, unit),
-            Event::Unloaded { variant, unit } => self.residency.set(variant, unit, Residence::Absent),
+            Event::Unloaded { variant, unit } => self.residency.unloaded(variant, unit),
             Event::Retain { model, resident } => self.residency.retain(model, resident),
             Event::Sampled(readings) => self.sampled(now, &readings),
             Event::Applied(report) => {
@@ -340,6 +348,7 @@ impl Core {
         let busy_w = self.costs.busy_watts(chosen.variant, chosen.unit, opp).unwrap_or(0.0)
             * self.estimates.power_bias(chosen.variant, chosen.unit);
         let running = Running::new(dispatch.clone(), members, now, profiled, busy_w);
+        self.estimates.begin(chosen.variant, chosen.unit);
         self.lanes[chosen.unit.index()].start(running);
         self.effects.push_back(Effect::Note(Note::Decision(*explanation)));
         self.effects.push_back(Effect::Dispatch(dispatch));
@@ -443,6 +452,9 @@ impl Core {
         }
         self.board_power = measured.unwrap_or(modelled);
         self.ledger.board_energy = self.ledger.board_energy.saturating_add(self.board_power.over(span));
+        if self.snapshot.battery.at == now && self.snapshot.battery.fault.is_none() {
+            self.energy_at_battery = self.ledger.board_energy;
+        }
         self.clocks.sampled(&self.snapshot, now);
         self.update_regime(now);
         self.update_caps(now);
@@ -460,57 +472,6 @@ impl Core {
         }
     }
 
-    /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
-    fn update_caps(&mut self, now: Timestamp) {
-        let idle = self.estimates.idle_power();
-        let floor = (idle, self.frugal_power());
-        let elapsed = now.since(self.budgets_since);
-        let spent = self.ledger.board_energy.saturating_sub(self.energy_at_budgets);
-        let heat = self.thermal.allowance(now, &self.snapshot, &self.budgets, &self.catalog.board, floor);
-        let energy = self.budgets.energy.map(|allowance| allowance.power(spent, elapsed));
-        let battery = self.budgets.battery.and_then(|battery| {
-            let (left, full) = self.snapshot.battery_left(now, self.budgets.stale_after)?;
-            let reserve = Microjoules::from_f64(full.as_f64() * battery.reserve.as_fraction());
-            let usable =
-                energy::EnergyAllowance { total: left.saturating_sub(reserve), lasting: battery.lasting };
-            let late = battery.lasting.saturating_sub(elapsed) == Nanos::ZERO;
-            // Once the time is over the reserve alone decides.
-            if late && left > reserve {
-                None
-            } else {
-                Some(
-                    energy::EnergyAllowance { lasting: battery.lasting.saturating_sub(elapsed), ..usable }
-                        .power(Microjoules::ZERO, Nanos::ZERO),
-                )
-            }
-        });
-        let caps = [
-            (DeviceCap::Power, self.budgets.power_cap),
-            (DeviceCap::Heat, heat),
-            (DeviceCap::Energy, energy),
-            (DeviceCap::Energy, battery),
-        ];
-        let tightest =
-            caps.into_iter().filter_map(|(cap, power)| Some((cap, power?))).min_by_key(|&(_, power)| power);
-        self.device_cap = tightest.map_or(DeviceCap::None, |(cap, _)| cap);
-        let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
-        // The die must not ride out a burst that only its heatsink could average: heat has a window of its own.
-        let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 2.0);
-        let window = match self.device_cap {
-            DeviceCap::Heat => self.budgets.power_window.min(die),
-            _ => self.budgets.power_window,
-        };
-        self.ledger.cap_device(rate, window, now);
-    }
-
-    /// The least power above idle with which anything can run continuously.
-    fn frugal_power(&self) -> Microwatts {
-        let units = (0..self.lanes.len()).map(UnitId::at);
-        let lowest = units
-            .map(|unit| self.catalog.board.units[unit.index()].busy_power.at(self.costs.clocks(unit)[0]));
-        lowest.min().unwrap_or(Microwatts::ZERO)
-    }
-
     /// Mean modelled power above idle over the last `span`.
     fn busy_power(&mut self, now: Timestamp, span: Nanos) -> Microwatts {
         let mut energy_uj = 0.0;
@@ -526,6 +487,11 @@ impl Core {
 
     fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
         self.lanes[unit.index()].end_load(now);
+        self.back_off(now, variant, unit);
+    }
+
+    /// Leaves a variant alone on a unit for a while, and after some tries for good.
+    fn back_off(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
         if self.residency.failed(variant, unit, now) {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
         }
@@ -536,6 +502,7 @@ impl Core {
         self.residency.profiles_changed();
         self.costs.update(&self.catalog, variant, unit);
         self.estimates.forget(variant, unit);
+        self.residency.pardon(variant, unit);
         if profile.is_none() {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));
         }

@@ -9,7 +9,7 @@
 //!    latency at the 99 % tail meets the batch's earliest deadline, and its accuracy the class's target;
 //! 2. *on time* if only the accuracy falls short, though not below the floor;
 //! 3. *tight* if it meets the deadline at its expected latency only;
-//! 4. *late* otherwise, which only a soft deadline allows.
+//! 4. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
 //!
 //! The best of the best grade wins: by energy per item on target, by accuracy and then energy on time, by
 //! finish below that. So budgets that run dry push the start back, which pushes expensive variants from
@@ -539,7 +539,8 @@ fn rank(
             false => {
                 let share = Nanos(candidate.latency.0 / u64::from(candidate.items.max(1)));
                 let progress = Nanos(start.after(share).0).as_f64();
-                Grade { class: if prefix.hard { 4 } else { 3 }, keys: [progress, per_item] }
+                let guess = view.estimates.is_guess(view.catalog, candidate.variant, candidate.unit);
+                Grade { class: if prefix.hard && !guess { 4 } else { 3 }, keys: [progress, per_item] }
             }
         }
     };

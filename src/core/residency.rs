@@ -68,6 +68,8 @@ pub enum Order {
 #[derive(Debug, Clone)]
 pub struct Residency {
     table: Vec<Vec<Residence>>,
+    /// Failures since the last run that succeeded.
+    strikes: Vec<Vec<u32>>,
     retained: Vec<bool>,
     last_used: Vec<Option<Timestamp>>,
     /// Running and in the way of what a request waits for: no new work, and out when done.
@@ -91,6 +93,7 @@ impl Residency {
     pub fn new(catalog: &Catalog) -> Self {
         Self {
             table: vec![vec![Residence::Absent; catalog.board.units.len()]; catalog.variants.len()],
+            strikes: vec![vec![0; catalog.board.units.len()]; catalog.variants.len()],
             retained: vec![false; catalog.models.len()],
             last_used: vec![None; catalog.models.len()],
             leaving: Vec::new(),
@@ -136,15 +139,48 @@ impl Residency {
         self.leaving.retain(|pair| *pair != (variant, unit));
     }
 
-    /// Records a failed load; returns whether it was the last try.
+    /// A lane let go of a variant. One that failed stays away until its time has come, one that was ordered
+    /// again since is on its way.
+    pub fn unloaded(&mut self, variant: VariantId, unit: UnitId) {
+        if matches!(self.of(variant, unit), Residence::Loaded { .. } | Residence::Unloading) {
+            self.set(variant, unit, Residence::Absent);
+        }
+    }
+
+    /// A lane is gone with all that it held or was ordered: nothing more will be heard of it.
+    pub fn lost(&mut self, unit: UnitId) {
+        self.settled = None;
+        self.leaving.retain(|pair| pair.1 != unit);
+        for row in &mut self.table {
+            let residence = &mut row[unit.index()];
+            if !matches!(residence, Residence::Failed { .. }) {
+                *residence = Residence::Absent;
+            }
+        }
+    }
+
+    /// Records a load or a series of runs that failed; returns whether it was the last try. That it could be
+    /// loaded in between makes no difference: only a run does.
     pub fn failed(&mut self, variant: VariantId, unit: UnitId, now: Timestamp) -> bool {
-        let tries = match self.of(variant, unit) {
-            Residence::Loading { tries } | Residence::Failed { tries, .. } => tries + 1,
-            _ => 1,
-        };
+        let strikes = &mut self.strikes[variant.index()][unit.index()];
+        *strikes = strikes.saturating_add(1);
+        let tries = *strikes;
         let until = if tries >= MAX_TRIES { Timestamp::MAX } else { now.after(BACKOFF) };
         self.set(variant, unit, Residence::Failed { tries, until });
         tries >= MAX_TRIES
+    }
+
+    /// A run succeeded: earlier failures do not count any more.
+    pub fn proved(&mut self, variant: VariantId, unit: UnitId) {
+        self.strikes[variant.index()][unit.index()] = 0;
+    }
+
+    /// The variant may be tried again at once, whatever happened.
+    pub fn pardon(&mut self, variant: VariantId, unit: UnitId) {
+        self.proved(variant, unit);
+        if matches!(self.of(variant, unit), Residence::Failed { .. }) {
+            self.set(variant, unit, Residence::Absent);
+        }
     }
 
     /// Keeps a model in memory, or lets go of it.

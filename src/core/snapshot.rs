@@ -1,9 +1,10 @@
 //! The last readings with their age. A reading that is old, impossible or stuck becomes its worst case.
 //!
-//! Three checks stand between a sensor and the rest of the core: a jump faster than heat can travel is
-//! held back until a second reading agrees; a temperature that stays equal to the last digit while the
-//! thermal model says that it must have moved is stuck; and a reading older than the limit is not a
-//! reading any more.
+//! Four checks stand between a sensor and the rest of the core: a leap upwards faster than heat can travel is
+//! held back until a second reading agrees; a fall is believed no faster than the heatsink can cool, however
+//! often it is read, for a dead sensor that shows zero must not pass for a cold board (a zone may fall back
+//! to where it leapt up from); a temperature that stays equal to the last digit while the thermal model says
+//! that it must have moved is stuck; and a reading older than the limit is not a reading any more.
 
 use crate::core::catalog::{Board, ThermalModel};
 use crate::core::event::{BatteryState, ClockState, MemoryState, Pressure, Reading, Readings, SensorFault};
@@ -12,8 +13,11 @@ use crate::units::{Microjoules, Microwatts, MilliCelsius, Nanos};
 
 /// A step between two samples beyond which a temperature needs a second opinion.
 const JUMP: i32 = 15_000;
-/// Movement of the modelled die temperature that a living sensor cannot fail to show.
-const STUCK_MOVEMENT_K: f64 = 6.0;
+/// Movement of the modelled die temperature that a living sensor cannot fail to show: one of whole degrees,
+/// half-way to the heatsink, on a board whose file overstates the die's resistance by a half, moves by 1.3 K.
+const STUCK_MOVEMENT_K: f64 = 4.0;
+/// No board stands in colder air.
+const COLDEST_C: f64 = -40.0;
 
 /// A value with the moment it was read, and the fault since then, if any.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,6 +54,8 @@ impl<T: Copy> Aged<T> {
 #[derive(Debug, Clone, Copy, Default)]
 struct ZoneWatch {
     pending_jump: Option<MilliCelsius>,
+    /// Where it stood before it leapt up; it may fall back to there at once.
+    before_leap: Option<MilliCelsius>,
     modelled_at_change_k: f64,
 }
 
@@ -128,13 +134,23 @@ impl Snapshot {
             watch.modelled_at_change_k = self.die_over_sink_k;
             return Ok(value);
         };
-        let recent = now.since(last.at) <= Nanos::from_secs(2);
-        let jumped = |from: MilliCelsius| (value.0.saturating_sub(from.0)).saturating_abs() > JUMP;
-        if recent && jumped(previous) && watch.pending_jump.is_none_or(jumped) {
+        let elapsed = now.since(last.at);
+        let leapt = value.0.saturating_sub(previous.0) > JUMP;
+        let differs = |from: MilliCelsius| (value.0.saturating_sub(from.0)).saturating_abs() > JUMP;
+        if leapt && elapsed <= Nanos::from_secs(2) && watch.pending_jump.is_none_or(differs) {
             watch.pending_jump = Some(value);
             return Err(SensorFault::Implausible);
         }
         watch.pending_jump = None;
+        let returns = |base: MilliCelsius| value.0 >= base.0.saturating_sub(JUMP);
+        if fallen(previous, value, elapsed, &self.thermal) && !watch.before_leap.is_some_and(returns) {
+            return Err(SensorFault::Implausible);
+        }
+        if leapt {
+            watch.before_leap = Some(watch.before_leap.map_or(previous, |base| base.min(previous)));
+        } else if watch.before_leap.is_some_and(|base| value <= base) {
+            watch.before_leap = None;
+        }
         if value != previous {
             watch.modelled_at_change_k = self.die_over_sink_k;
         } else if (self.die_over_sink_k - watch.modelled_at_change_k).abs() > STUCK_MOVEMENT_K {
@@ -162,4 +178,12 @@ impl Snapshot {
         let limit = Nanos(stale_after.0.saturating_mul(10));
         self.battery.fresh(now, limit).map(|battery| (battery.remaining, battery.full))
     }
+}
+
+/// Whether a zone fell further than its heatsink can have cooled: within `elapsed` towards the coldest air, at
+/// twice its pace without a fan, and a jump besides for the die.
+fn fallen(from: MilliCelsius, to: MilliCelsius, elapsed: Nanos, thermal: &ThermalModel) -> bool {
+    let cooled = 1.0 - (-2.0 * elapsed.as_secs_f64() / thermal.slow_tau_s.max(1.0)).exp();
+    let possible = MilliCelsius(JUMP).as_celsius() + (from.as_celsius() - COLDEST_C).max(0.0) * cooled;
+    from.as_celsius() - to.as_celsius() > possible
 }

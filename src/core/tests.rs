@@ -10,6 +10,7 @@ use crate::units::*;
 use proptest::prelude::*;
 
 mod effort;
+mod faults;
 mod limits;
 mod liveness;
 mod world;
@@ -111,9 +112,9 @@ fn heat_holds_power_back_and_the_critical_trip_stops_everything() {
     assert_eq!(world.set[0], Some(ClockBounds { min: low, max: low }), "caps held while critical");
     world.submit(request(1));
     assert_eq!(rejection(world.outcome(1)), Rejection::TooHot);
-    for _ in 0..3 {
+    for celsius in [98.0, 84.0, 70.0, 56.0, 50.0] {
         world.now = world.now.after(Nanos::from_millis(100));
-        world.handle(Event::Sampled(readings(50.0, 3.0)));
+        world.handle(Event::Sampled(readings(celsius, 3.0)));
     }
     assert_eq!(world.core.status(world.now).regime, Regime::Nominal);
     world.submit(request(2));
