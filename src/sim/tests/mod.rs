@@ -3,6 +3,7 @@
 mod random;
 mod rogue;
 mod scenarios;
+mod sensors;
 
 use super::*;
 use crate::board::BoardSpec;
