@@ -116,23 +116,13 @@ impl Lane {
     /// When the load that occupies the lane is expected to be over.
     fn loaded_at(&self, now: Timestamp) -> Timestamp {
         let usual = self.load_time.unwrap_or(COLD_LOAD_TIME);
-        match self.loading_since.map(|since| since.after(usual)) {
-            None => now,
-            Some(planned) if planned > now => planned,
-            Some(_) => now.after(Nanos(usual.0 / 4 + 1)),
-        }
+        self.loading_since.map_or(now, |since| expected_end(since, usual, now))
     }
 
-    /// When this lane is expected to be free; a batch that overruns is always "about to finish".
+    /// When this lane is expected to be free.
     pub(super) fn free_at(&self, now: Timestamp) -> Timestamp {
-        match &self.running {
-            None => now,
-            Some(running) => {
-                let overrun = now.after(Nanos(running.dispatch.expected.0 / 4).max(Nanos::from_micros(50)));
-                let planned = running.since.after(running.dispatch.expected);
-                if planned > now { planned } else { overrun }
-            }
-        }
+        let running = self.running.as_ref();
+        running.map_or(now, |running| expected_end(running.since, running.dispatch.expected, now))
     }
 
     /// The next hard deadline of a request that still waits for this batch.
@@ -167,6 +157,16 @@ impl Lane {
         self.busy_uj += running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6;
         Some(running)
     }
+}
+
+/// When something that usually takes so long will be over. What is overdue will take a quarter as long again as
+/// it took so far: the longer it hangs, the longer it may, and the more seldom it is worth a look.
+fn expected_end(since: Timestamp, usual: Nanos, now: Timestamp) -> Timestamp {
+    let planned = since.after(usual);
+    if planned > now {
+        return planned;
+    }
+    now.after(Nanos(now.since(since).0 / 4).max(Nanos::from_micros(50)))
 }
 
 impl Core {

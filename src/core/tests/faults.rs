@@ -207,3 +207,27 @@ fn a_clock_within_a_range_is_not_taken_for_its_highest() {
     assert_eq!(world.core.present_clock(DomainId(0)), Some(low), "as the sensor says");
     assert!(world.set[0].is_none_or(|bounds| bounds == ClockBounds { min: low, max: high }));
 }
+
+/// A batch hangs for 10 s on the GPU where some milliseconds were expected, with others behind it that only the GPU
+/// can run, and the processor free. Looking again a quarter later each time takes ln(10 / 0.001) / ln(1.25) = 42
+/// looks, not thousands.
+#[test]
+fn a_hanging_batch_is_not_polled() {
+    let mut gpu_only = catalog();
+    for variant in &mut gpu_only.variants {
+        variant.profiles[..2].fill(None);
+    }
+    let mut world = World::new(gpu_only, Budgets { stale_after: Nanos::from_secs(100), ..budgets() });
+    world.slowdown = 10_000.0;
+    (0..40).for_each(|id| world.submit(request(id)));
+    let end = world.now.after(Nanos::from_secs(10));
+    let mut looks = 0;
+    while let Some(at) = world.core.next_wakeup().filter(|at| *at <= end) {
+        world.now = world.now.max(at);
+        world.core.handle(world.now, Event::Wake);
+        while world.core.poll_effect().is_some() {}
+        looks += 1;
+        assert!(looks < 100, "{at:?}");
+    }
+    assert!(looks > 5, "it is looked at");
+}
