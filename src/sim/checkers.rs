@@ -4,7 +4,7 @@
 use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::event::{
-    AppId, Applied, BatchId, ClockBounds, Dispatch, Effect, Event, Note, Outcome, RequestId,
+    AppId, Applied, BatchFailure, BatchId, ClockBounds, Dispatch, Effect, Event, Note, Outcome, RequestId,
 };
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
@@ -109,7 +109,11 @@ impl Checkers {
                 *self.in_flight.entry(request.app).or_insert(0) += 1;
             }
             Event::Completed(completion) => {
-                self.batches.remove(&completion.batch);
+                let ended = self.batches.remove(&completion.batch);
+                if let (Some((lost, _)), Err(BatchFailure::LaneLost)) = (ended, completion.result) {
+                    self.resident.retain(|(_, unit)| *unit != lost);
+                    self.memory.retain(|(_, unit), _| *unit != lost);
+                }
             }
             Event::Loaded { variant, unit, footprint } => {
                 self.resident.insert((*variant, *unit));

@@ -13,6 +13,8 @@ pub struct LaneFaults {
     pub run: f64,
     /// Of loads that fail.
     pub load: f64,
+    /// Of runs at whose start the lane is lost, with all that it holds and was ordered; a new one takes its place.
+    pub lost: f64,
 }
 
 /// An order to a lane.

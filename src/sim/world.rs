@@ -64,6 +64,8 @@ pub struct WorldOptions {
     pub load_time: Nanos,
     /// Bytes per second that a load reads.
     pub load_bytes_per_s: f64,
+    /// Whether each run's energy is metered, as on the daemon's simulated board, or left to rails and models.
+    pub metered: bool,
     /// What goes wrong on lanes.
     pub faults: LaneFaults,
     /// Whether to keep a row per request.
@@ -78,6 +80,7 @@ impl Default for WorldOptions {
             write_delay: Nanos::from_micros(50),
             load_time: Nanos::from_millis(30),
             load_bytes_per_s: 200e6,
+            metered: true,
             faults: LaneFaults::default(),
             rows: false,
         }
@@ -300,7 +303,7 @@ impl<S: Scheduler> World<S> {
             }
         };
         let result = if fails { Err(BatchFailure::Provider) } else { Ok(()) };
-        let energy = Some(finished.energy);
+        let energy = self.options.metered.then_some(finished.energy);
         let batch = dispatch.batch;
         self.next_order(finished.unit);
         self.feed(Event::Completed(Completion { batch, started, finished: self.now, energy, result }));
@@ -448,6 +451,10 @@ impl<S: Scheduler> World<S> {
 
     fn begin_run(&mut self, dispatch: Dispatch) -> Option<Event> {
         let Dispatch { batch, unit, variant, items, .. } = dispatch;
+        if self.rng.random::<f64>() < self.options.faults.lost {
+            self.lanes[unit.index()] = FakeLane::new();
+            return Some(self.failure(batch, BatchFailure::LaneLost));
+        }
         if !self.lanes[unit.index()].loaded.contains(&variant) {
             return Some(self.failure(batch, BatchFailure::NotLoaded));
         }
@@ -481,7 +488,7 @@ impl<S: Scheduler> World<S> {
             // A run that ended at this very moment reports by itself.
             let Some(ended) = self.plant.abort(self.now, run) else { continue };
             self.lanes[unit.index()].doing = Doing::Nothing;
-            let (started, energy) = (ended.started, Some(ended.energy));
+            let (started, energy) = (ended.started, self.options.metered.then_some(ended.energy));
             let result = Err(BatchFailure::Cancelled);
             let completion = Completion { batch, started, finished: self.now, energy, result };
             let mut events = vec![Event::Completed(completion)];

@@ -4,10 +4,11 @@
 
 use super::*;
 use crate::board::sim::{ActuatorFault, Change, PlantSpec, Script, Sensor, SensorFailure};
-use crate::core::catalog::{DomainId, ModelId, ZoneId};
+use crate::core::catalog::{DomainId, ModelId, RailId, ZoneId};
+use crate::core::energy::{BatteryAllowance, EnergyAllowance};
 use crate::core::event::{AppId, ClassId};
 use crate::core::thermal::Regime;
-use crate::units::{Kilohertz, Microwatts};
+use crate::units::{Kilohertz, Microjoules, Microwatts};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
@@ -43,11 +44,16 @@ impl Dice {
 
 /// A disturbance and what ends it.
 fn trouble(dice: &mut Dice, plant: &PlantSpec) -> (Change, Change) {
-    let zone = Sensor::Zone(ZoneId::at(dice.below(plant.zones.len())));
     let domain = DomainId::at(dice.below(plant.domains.len()));
+    let ill = match dice.below(6) {
+        0 if !plant.sensors.is_empty() => Sensor::Rail(RailId::at(dice.below(plant.sensors.len()))),
+        1 if plant.battery.is_some() => Sensor::Battery,
+        2 => Sensor::Domain(domain),
+        _ => Sensor::Zone(ZoneId::at(dice.below(plant.zones.len()))),
+    };
     let sensor = |failure| {
-        let end = Change::Sensor { sensor: zone, failure: None };
-        (Change::Sensor { sensor: zone, failure: Some(failure) }, end)
+        let end = Change::Sensor { sensor: ill, failure: None };
+        (Change::Sensor { sensor: ill, failure: Some(failure) }, end)
     };
     let actuator =
         |fault| (Change::Actuator { domain, fault: Some(fault) }, Change::Actuator { domain, fault: None });
@@ -114,6 +120,16 @@ fn random_budgets(dice: &mut Dice, idle: Microwatts) -> Budgets {
     let mut budgets = budgets(objective);
     let cap = idle.as_watts() + dice.between(0.3, 8.0);
     budgets.power_cap = dice.odds(0.3).then(|| Microwatts::from_watts(cap));
+    // Both end before the world must be well again.
+    budgets.energy = dice.odds(0.2).then(|| {
+        let lasting = dice.millis(10_000, 60_000);
+        let mean = Microwatts::from_watts(idle.as_watts() + dice.between(0.1, 4.0));
+        EnergyAllowance { total: mean.over(lasting), lasting }
+    });
+    budgets.battery = dice.odds(0.2).then(|| {
+        let reserve = Ppm::from_fraction(dice.between(0.0, 0.9));
+        BatteryAllowance { reserve, lasting: dice.millis(10_000, 60_000) }
+    });
     budgets.power_window = dice.millis(500, 10_000);
     budgets.max_temperature = dice.odds(0.3).then(|| MilliCelsius::from_celsius(dice.between(60.0, 90.0)));
     budgets.memory_cap = Bytes(dice.0.random_range(8..256) << 20);
@@ -124,6 +140,7 @@ fn random_budgets(dice: &mut Dice, idle: Microwatts) -> Budgets {
     let mut second = budgets.classes[0].clone();
     second.name = "background".into();
     second.priority = dice.0.random_range(0..20);
+    second.energy_per_request = dice.odds(0.3).then(|| Microjoules(dice.0.random_range(2_000..500_000)));
     second.latency = dice.millis(20, 2_000);
     second.power = dice.odds(0.5).then(|| Microwatts::from_watts(dice.between(0.05, 3.0)));
     budgets.classes.push(second);
@@ -143,9 +160,13 @@ fn run(seed: u64) -> Result<Summary, String> {
     let budgets = random_budgets(&mut dice, machine.catalog.board.idle_power);
     let streams = streams(&mut dice, machine.catalog.models.len());
     let script = script(&mut dice, &machine.plant);
-    let faults = if dice.odds(0.3) { LaneFaults { run: 0.05, load: 0.1 } } else { LaneFaults::default() };
+    let faults = match dice.odds(0.3) {
+        true => LaneFaults { run: 0.05, load: 0.1, lost: 0.01 },
+        false => LaneFaults::default(),
+    };
     let core = Core::new(machine.catalog.clone(), budgets.clone(), Timestamp::ZERO);
-    let options = WorldOptions { seed, faults, ..WorldOptions::default() };
+    let (metered, write_delay) = (dice.odds(0.7), Nanos::from_micros(dice.0.random_range(0..20_000)));
+    let options = WorldOptions { seed, faults, metered, write_delay, ..WorldOptions::default() };
     let mut world = World::new(core, &machine, &budgets, Workload::new(streams, seed), options);
     world.play(&script);
     world.run_until(at_s(TROUBLE_S));
