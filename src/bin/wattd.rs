@@ -1,7 +1,7 @@
 //! The daemon: arguments and exit codes; the work is in the library.
 
-use clap::Parser;
-use std::path::PathBuf;
+use clap::{CommandFactory as _, Parser};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wattd::config::{Config, Simulation};
 use wattd::core::energy::Objective;
@@ -33,6 +33,9 @@ struct Arguments {
     /// Decision rule, instead of the configuration's.
     #[arg(long)]
     objective: Option<Objective>,
+    /// Write the man page into this folder and end.
+    #[arg(long, value_name = "DIR", hide = true)]
+    generate_man: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,9 @@ fn main() -> ExitCode {
         logging::say_plainly(&error);
     }
     let arguments = Arguments::parse();
+    if let Some(folder) = &arguments.generate_man {
+        return generate_man(folder);
+    }
     let mut config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(problems) => {
@@ -60,6 +66,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn generate_man(folder: &Path) -> ExitCode {
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::Man::new(Arguments::command()).section("8").generate_to(folder));
+    match written {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::say_plainly(&format!("{}: {error}", folder.display()));
             ExitCode::FAILURE
         }
     }

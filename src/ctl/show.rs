@@ -37,11 +37,7 @@ fn heading(text: &mut String, status: &Status) {
         (false, true) => " (some figures of its file are assumed)",
         (false, false) => "",
     };
-    let state = match (status.draining, status.ready) {
-        (true, _) => "draining",
-        (false, true) => "ready",
-        (false, false) => "not ready",
-    };
+    let state = if status.draining { "draining" } else { "ready" };
     let _ = writeln!(
         text,
         "wattd {} on {}{kind}: {state}, regime {}, objective {}, up {}",

@@ -29,9 +29,7 @@ pub struct Status {
     pub objective: Objective,
     /// The thermal regime.
     pub regime: Regime,
-    /// Whether requests are taken.
-    pub ready: bool,
-    /// Whether the daemon is finishing its queue before it stops.
+    /// Whether the daemon takes no more requests and finishes its queue before it stops.
     pub draining: bool,
     /// Where energy figures come from; `null` until the first sample.
     pub energy_source: Option<Provenance>,

@@ -44,7 +44,6 @@ impl Engine {
             board: fixed.board.clone(),
             objective: budgets.objective,
             regime: core.regime,
-            ready: true,
             draining: core.draining,
             energy_source: Some(if core.power_measured {
                 Provenance::Measured
