@@ -215,8 +215,8 @@ impl Alert {
 
     fn system(&self, view: &View<'_>, head: &Waiting, filter: &Slowdown) -> Option<Configuration> {
         let fastest = Self::fastest(view, head)?;
-        let points = (0..view.state.costs.clocks(fastest.unit).len())
-            .map(|point| Configuration { point, ..fastest });
+        let points =
+            (0..view.state.costs.clocks(fastest.unit).len()).map(|point| Configuration { point, ..fastest });
         self.best(view, head, filter, points)
     }
 }
@@ -243,7 +243,10 @@ impl Policy for Alert {
                 let system = self.system(view, head, &self.system)?;
                 self.assumed = Some(system.variant);
                 let point = view.state.costs.point_at(app.unit, view.clock(system));
-                Some(Configuration { point: if system.unit == app.unit { system.point } else { point }, ..app })
+                Some(Configuration {
+                    point: if system.unit == app.unit { system.point } else { point },
+                    ..app
+                })
             }
         }
     }

@@ -5,13 +5,13 @@
 //! rule governs every domain that computes. A unit is to its domain what a CPU is to its policy: the domain
 //! follows its busiest unit.
 
+use super::Policy;
 use super::knobs::Knobs;
 use super::queue::Waiting;
 use super::thermal::Thermal;
 use super::variant::Pick;
 use super::view::{Configuration, View};
-use super::Policy;
-use crate::core::catalog::{DomainId, UnitId};
+use crate::core::catalog::DomainId;
 use crate::core::event::Readings;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
@@ -64,6 +64,30 @@ struct Tracked {
     estimate: f64,
 }
 
+impl Tracked {
+    /// Lets the time until now pass, at a share of the highest clock; from now on the unit runs or does not.
+    fn pass(&mut self, now: Timestamp, clock_share: f64, runs: bool) {
+        let span_s = now.since(self.since).as_secs_f64();
+        let capacity = if self.running { clock_share } else { 0.0 };
+        self.util = capacity + (self.util - capacity) * 0.5f64.powf(span_s / PELT_HALF_LIFE_S);
+        if self.running {
+            self.busy_s += span_s;
+            self.total_s += span_s;
+        }
+        if self.running && !runs {
+            // Rises at once, falls slowly (UTIL_EST_FASTUP).
+            let fall = UTIL_EST_WEIGHT * (self.util - self.estimate);
+            self.estimate = self.util.max(self.estimate + fall);
+        }
+        (self.running, self.since) = (runs, now);
+    }
+
+    /// What the scheduler tells its governor: while it runs, no less than it came to in the past.
+    fn utilisation(&self) -> f64 {
+        if self.running { self.util.max(self.estimate) } else { self.util }
+    }
+}
+
 /// What a governor remembers of a domain.
 #[derive(Debug, Clone, Copy, Default)]
 struct Domain {
@@ -97,32 +121,9 @@ impl Governed {
             let high = knobs.points(id).last().map_or(1.0, |high| high.as_f64());
             let present = knobs.present(id).map_or(1.0, |present| present.as_f64() / high.max(1.0));
             for unit in view.units_of(id) {
-                self.track(view, unit, present);
+                self.units[unit.index()].pass(view.now, present, view.runs(unit));
             }
         }
-    }
-
-    /// Lets the time until now pass for the unit's load, at the clock that was in force.
-    fn track(&mut self, view: &View<'_>, unit: UnitId, present: f64) {
-        let tracked = &mut self.units[unit.index()];
-        let span = view.now.since(tracked.since).as_secs_f64();
-        let decay = 0.5f64.powf(span / PELT_HALF_LIFE_S);
-        let capacity = if tracked.running { present } else { 0.0 };
-        tracked.util = capacity + (tracked.util - capacity) * decay;
-        if tracked.running {
-            tracked.busy_s += span;
-            tracked.total_s += span;
-        }
-        let runs = view.runs(unit);
-        if tracked.running && !runs {
-            // Rises at once, falls slowly (UTIL_EST_FASTUP).
-            tracked.estimate = if tracked.util >= tracked.estimate {
-                tracked.util
-            } else {
-                tracked.estimate + UTIL_EST_WEIGHT * (tracked.util - tracked.estimate)
-            };
-        }
-        (tracked.running, tracked.since) = (runs, view.now);
     }
 
     fn ondemand(&mut self, view: &View<'_>, id: DomainId, points: &[Kilohertz]) -> Option<Timestamp> {
@@ -148,10 +149,7 @@ impl Governed {
 
     fn schedutil(&mut self, view: &View<'_>, id: DomainId, knobs: &Knobs) -> Option<Timestamp> {
         let points = knobs.points(id);
-        let utils = view.units_of(id).map(|unit| {
-            let tracked = &self.units[unit.index()];
-            if tracked.running { tracked.util.max(tracked.estimate) } else { tracked.util }
-        });
+        let utils = view.units_of(id).map(|unit| self.units[unit.index()].utilisation());
         let wanted = schedutil_target(utils.fold(0.0, f64::max), points);
         let limit = Nanos(knobs.settle(id).0.saturating_mul(3) / 2);
         let domain = &mut self.domains[id.index()];
@@ -236,5 +234,64 @@ impl Governed {
     fn hold(&mut self, id: DomainId, clock: Kilohertz) -> Option<Timestamp> {
         self.domains[id.index()].target = Some(clock);
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POINTS: [Kilohertz; 4] = [Kilohertz(500), Kilohertz(1000), Kilohertz(1500), Kilohertz(2000)];
+
+    fn at_ms(ms: f64) -> Timestamp {
+        Timestamp::ZERO.after(Nanos::from_secs_f64(ms / 1e3))
+    }
+
+    /// 1.25 x 0.8 = 1: above 80 % the highest clock, as the kernel's comment says; else the lowest point at or above.
+    #[test]
+    fn schedutil_adds_a_quarter_and_rounds_up() {
+        let cases =
+            [(0.0, 500), (0.2, 500), (0.21, 1000), (0.5, 1500), (0.6, 1500), (0.61, 2000), (1.0, 2000)];
+        for (util, clock) in cases {
+            assert_eq!(schedutil_target(util, &POINTS), Some(Kilohertz(clock)), "{util}");
+        }
+        assert_eq!(schedutil_target(0.5, &[]), None);
+    }
+
+    /// 500 + load x 1500 kHz, to the nearest; above 95 % straight to the top.
+    #[test]
+    fn ondemand_is_proportional_below_its_threshold() {
+        for (load, clock) in [(0.0, 500), (0.16, 500), (0.17, 1000), (0.6, 1500), (0.95, 2000), (0.96, 2000)]
+        {
+            assert_eq!(ondemand_target(load, &POINTS), Some(Kilohertz(clock)), "{load}");
+        }
+    }
+
+    /// The document: the most recent 32 periods of 1024 us contribute half.
+    #[test]
+    fn pelt_halves_in_32_periods_and_counts_by_the_clock() {
+        let mut unit = Tracked::default();
+        unit.pass(at_ms(0.0), 1.0, true);
+        unit.pass(at_ms(32.768), 1.0, true);
+        assert!((unit.util - 0.5).abs() < 1e-9, "{}", unit.util);
+        // At half the highest clock the same time is worth half: it stays at what it is.
+        unit.pass(at_ms(65.536), 0.5, true);
+        assert!((unit.util - 0.5).abs() < 1e-9, "{}", unit.util);
+        unit.pass(at_ms(65.536), 0.5, false);
+        unit.pass(at_ms(98.304), 0.5, false);
+        assert!((unit.util - 0.25).abs() < 1e-9 && (unit.utilisation() - 0.25).abs() < 1e-9);
+        // Woken up, it is taken to be what it was when it went to sleep.
+        unit.pass(at_ms(98.304), 0.5, true);
+        assert!((unit.utilisation() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_estimate_rises_at_once_and_falls_by_a_quarter() {
+        let mut unit = Tracked { util: 0.8, running: true, ..Tracked::default() };
+        unit.pass(Timestamp::ZERO, 1.0, false);
+        assert!((unit.estimate - 0.8).abs() < 1e-9);
+        (unit.util, unit.running) = (0.4, true);
+        unit.pass(Timestamp::ZERO, 1.0, false);
+        assert!((unit.estimate - 0.7).abs() < 1e-9, "0.8 - (0.8 - 0.4) / 4");
     }
 }

@@ -74,8 +74,7 @@ impl Knobs {
 
     /// What has to be written: every domain whose wish, below its cap, is not what was asked last.
     pub(super) fn take_pending(&mut self, now: Timestamp) -> Option<Setpoints> {
-        let domains: Vec<Option<ClockBounds>> =
-            self.knobs.iter_mut().map(|knob| knob.pending(now)).collect();
+        let domains: Vec<Option<ClockBounds>> = self.knobs.iter_mut().map(|knob| knob.pending(now)).collect();
         domains.iter().any(Option::is_some).then_some(Setpoints { domains })
     }
 

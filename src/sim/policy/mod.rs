@@ -14,6 +14,7 @@
 //! | `race-to-idle` | * | highest while something runs, lowest otherwise |
 //! | `ipa`, `step-wise` | * | `schedutil`, below the cap of that thermal governor |
 //! | `slowest-feasible` | cheapest | lowest whose profiled latency meets the deadline |
+//! | `static-best` | one variant, unit and clock per class, by trial on training traces | |
 //! | `alert`, `alert-max-accuracy` | and clock: least energy, or most accuracy, by the odds to be on time | |
 //! | `alert-app-only`, `alert-sys-only`, `alert-no-coord` | what ALERT's paper compares it with | |
 //! | `poet` | and two clocks for parts of each run: least energy at the speed its controller asks for | |
@@ -38,6 +39,7 @@ mod pace;
 mod poet;
 mod queue;
 mod server;
+mod static_best;
 mod thermal;
 mod variant;
 mod view;
@@ -51,6 +53,7 @@ pub use pace::SlowestFeasible;
 pub use poet::Poet;
 pub use queue::Waiting;
 pub use server::Server;
+pub use static_best::{StaticBest, Training};
 pub use thermal::{PowerAllocator, StepWise, Thermal};
 pub use variant::Pick;
 pub use view::{Configuration, Only, State, UnitState, View};

@@ -1,5 +1,6 @@
 //! Policies by name.
 
+use super::Policy;
 use super::alert::{Alert, Scheme};
 use super::governor::{Governed, Governor};
 use super::pace::SlowestFeasible;
@@ -8,7 +9,6 @@ use super::server::Server;
 use super::thermal::Thermal;
 use super::variant::Pick;
 use super::view::Only;
-use super::Policy;
 use crate::core::Core;
 use crate::core::catalog::Catalog;
 use crate::core::energy::Budgets;
@@ -16,7 +16,7 @@ use crate::sim::{Machine, Scheduler};
 use crate::time::Timestamp;
 
 /// The policies. Those that do not choose a variant also exist with `-smallest` and `-fixed:NAME`.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "wattd",
     "performance",
     "powersave",
@@ -24,6 +24,7 @@ pub const NAMES: [&str; 15] = [
     "schedutil",
     "race-to-idle",
     "slowest-feasible",
+    "static-best",
     "alert",
     "alert-max-accuracy",
     "alert-app-only",
@@ -39,10 +40,16 @@ pub const NAMES: [&str; 15] = [
 pub enum UnknownPolicy {
     /// No policy is called that.
     #[error(
-        "policy {0:?} is not known; there are {}, and the governors among them also with -smallest or -fixed:NAME",
+        "policy {name:?} is not known; there are {}, and the governors among them also with -smallest or -fixed:NAME",
         NAMES.join(", ")
     )]
-    Name(String),
+    Name {
+        /// The name asked for.
+        name: String,
+    },
+    /// It is chosen by trial on training traces, which only [`super::Training`] has.
+    #[error("policy {0:?} must be trained on the traces of a scenario first")]
+    Untrained(String),
     /// No model has a variant of the name after `-fixed:`.
     #[error("policy {policy:?}: no model has a variant {variant:?}; there are {}", known.join(", "))]
     Variant {
@@ -58,7 +65,7 @@ pub enum UnknownPolicy {
 /// The policy of a name, before its first event.
 ///
 /// # Errors
-/// If there is none; the error says which there are.
+/// If there is none; the error says which there are. `static-best` is built by [`super::Training::build`].
 pub fn build(
     name: &str,
     machine: &Machine,
@@ -68,6 +75,9 @@ pub fn build(
     if let Some(policy) = chooser(name) {
         return Ok(policy(catalog, budgets));
     }
+    if name == "static-best" {
+        return Err(UnknownPolicy::Untrained(name.to_owned()));
+    }
     let (base, pick, fixed) = match name.split_once("-fixed:") {
         Some((base, variant)) => (base, Pick::Largest, Some(variant)),
         None => match name.strip_suffix("-smallest") {
@@ -76,7 +86,7 @@ pub fn build(
         },
     };
     let Some((governor, thermal)) = governor(base) else {
-        return Err(UnknownPolicy::Name(name.to_owned()));
+        return Err(UnknownPolicy::Name { name: name.to_owned() });
     };
     let only = fixed.map_or(Ok(Only::new()), |variant| deployed(&catalog, name, variant))?;
     Ok(Box::new(Server::new(catalog, budgets, only, Governed::new(governor, pick, thermal))))

@@ -14,8 +14,8 @@ use super::{Policy, Run};
 use crate::core::catalog::{Catalog, Profile, Provenance, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::event::{
-    AppId, BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request, RequestId,
-    Served,
+    AppId, BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request,
+    RequestId, Served,
 };
 use crate::core::residency::{Limits, Order, Pair, Residence, Residency};
 use crate::sim::Scheduler;

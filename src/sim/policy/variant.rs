@@ -27,9 +27,8 @@ impl Pick {
             }
             Self::Smallest => {
                 let items = head.request.items;
-                let latency = |&(variant, unit): &(VariantId, _)| {
-                    costs.latency(variant, unit, costs.top(unit), items)
-                };
+                let latency =
+                    |&(variant, unit): &(VariantId, _)| costs.latency(variant, unit, costs.top(unit), items);
                 view.choices(head).min_by_key(latency)?.0
             }
         };

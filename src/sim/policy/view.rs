@@ -136,13 +136,13 @@ impl<'a> View<'a> {
 
     /// The variants that would do for a request, of those the ones that reach its accuracy target if any
     /// does, with every unit that holds them now.
-    pub fn choices(&self, head: &Waiting) -> impl Iterator<Item = (VariantId, UnitId)> + use<'a> {
+    pub fn choices<'h>(&self, head: &'h Waiting) -> impl Iterator<Item = (VariantId, UnitId)> + use<'a, 'h> {
         let state = self.state;
         let loaded = state.catalog.models[head.request.model.index()]
             .variants
             .iter()
             .copied()
-            .filter(|&variant| state.accepts(head, variant))
+            .filter(move |&variant| state.accepts(head, variant))
             .flat_map(move |variant| {
                 let units = (0..state.units.len()).map(UnitId::at);
                 units
@@ -151,14 +151,14 @@ impl<'a> View<'a> {
                     })
                     .map(move |unit| (variant, unit))
             });
-        let accuracy = |variant: VariantId| state.catalog.variants[variant.index()].accuracy;
+        let accuracy = move |variant: VariantId| state.catalog.variants[variant.index()].accuracy;
         let any = loaded.clone().any(|(variant, _)| accuracy(variant) >= head.target);
         let bar = if any { head.target } else { head.floor };
         loaded.filter(move |&(variant, _)| accuracy(variant) >= bar)
     }
 
     /// The same with every operating point.
-    pub fn configurations(&self, head: &Waiting) -> impl Iterator<Item = Configuration> + use<'a> {
+    pub fn configurations<'h>(&self, head: &'h Waiting) -> impl Iterator<Item = Configuration> + use<'a, 'h> {
         let costs = &self.state.costs;
         self.choices(head).flat_map(move |(variant, unit)| {
             (0..costs.clocks(unit).len()).map(move |point| Configuration { variant, unit, point })
@@ -197,7 +197,8 @@ impl<'a> View<'a> {
         let costs = &self.state.costs;
         let units = (0..self.state.units.len()).map(UnitId::at);
         let held = units.filter(|&unit| self.state.residency.is_available(variant, unit));
-        held.filter(|&unit| costs.may_run(variant, unit))
-            .min_by_key(|&unit| self.free_at(unit).after(costs.latency(variant, unit, costs.top(unit), items)))
+        held.filter(|&unit| costs.may_run(variant, unit)).min_by_key(|&unit| {
+            self.free_at(unit).after(costs.latency(variant, unit, costs.top(unit), items))
+        })
     }
 }
