@@ -1,7 +1,7 @@
 //! Every policy at work, on every board, under the checkers.
 
 use super::*;
-use crate::core::catalog::{ModelId, UnitId, VariantId};
+use crate::core::catalog::{ModelId, UnitId};
 use crate::core::energy::{Budgets, Objective};
 use crate::core::event::{AppId, ClassId, Completion, Dispatch, Rejection, Request, RequestId};
 use crate::sim::tests::{BOARDS, at_s, board, budgets, camera, fashion};
@@ -14,7 +14,9 @@ fn machine(name: &str) -> Machine {
 
 /// Runs a policy; what was seen, if no rule was broken and every request got an answer.
 fn run(name: &str, machine: &Machine, budgets: &Budgets, streams: Vec<Stream>, seconds: f64) -> Summary {
-    let policy = build(name, machine, budgets).unwrap();
+    let lasting = Nanos::from_secs_f64(seconds);
+    let training = Training::new(machine.clone(), budgets.clone(), streams.clone(), None, lasting);
+    let policy = training.build(name, machine).unwrap();
     let options = WorldOptions { seed: 3, ..WorldOptions::default() };
     let mut world = World::new(policy, machine, budgets, Workload::new(streams, 3), options);
     world.run_until(at_s(seconds));
@@ -32,18 +34,26 @@ struct Bench {
     /// What domain 1, the TX2's GPU, was pinned to, and when.
     gpu: Vec<(Timestamp, Kilohertz)>,
     running: Option<Dispatch>,
+    /// What lanes have loaded and not yet reported.
+    loads: Vec<Event>,
     next: u64,
 }
 
 impl Bench {
-    /// On the TX2, with one variant on the GPU.
+    /// On the TX2, with everything loaded: the fastest unit is its GPU.
     fn new(policy: &str) -> Self {
         let machine = machine("jetson-tx2");
         let server = build(policy, &machine, &budgets(Objective::LeastEnergy)).unwrap();
-        let mut bench =
-            Self { server, machine, now: Timestamp::ZERO, gpu: Vec::new(), running: None, next: 1 };
-        let loaded = Event::Loaded { variant: VariantId(0), unit: UnitId(2), footprint: Bytes(1) };
-        bench.feed(loaded);
+        let mut bench = Self {
+            server,
+            machine,
+            now: Timestamp::ZERO,
+            gpu: Vec::new(),
+            running: None,
+            loads: Vec::new(),
+            next: 1,
+        };
+        bench.feed(Event::Retain { model: ModelId(0), resident: true });
         bench
     }
 
@@ -51,6 +61,9 @@ impl Bench {
         self.server.handle(self.now, event);
         while let Some(effect) = self.server.poll_effect() {
             match effect {
+                Effect::Load { variant, unit } => {
+                    self.loads.push(Event::Loaded { variant, unit, footprint: Bytes(1) });
+                }
                 Effect::Set(setpoints) => {
                     let gpu = setpoints.domains[1].map(|bounds| (self.now, bounds.max));
                     self.gpu.extend(gpu);
@@ -58,6 +71,9 @@ impl Bench {
                 Effect::Dispatch(dispatch) => self.running = Some(dispatch),
                 _ => {}
             }
+        }
+        if let Some(loaded) = self.loads.pop() {
+            self.feed(loaded);
         }
     }
 
@@ -87,7 +103,7 @@ impl Bench {
         };
         self.next += 1;
         self.feed(Event::Submit(request));
-        assert!(self.running.is_some(), "it runs at once");
+        assert_eq!(self.running.as_ref().map(|run| run.unit), Some(UnitId(2)), "it runs at once");
     }
 
     fn finish(&mut self, ms: f64) {
