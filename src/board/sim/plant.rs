@@ -217,11 +217,26 @@ impl Plant {
         self.refresh();
     }
 
-    /// Starts a run on a unit.
+    /// Starts a run on a unit; its luck is the number of the run.
     ///
     /// # Errors
     /// If the unit does not exist or its processor is busy, or the work is not one that it can do.
     pub fn begin(&mut self, now: Timestamp, unit: UnitId, work: Work) -> Result<RunId, PlantError> {
+        self.begin_with_luck(now, unit, work, self.next_run)
+    }
+
+    /// Starts a run on a unit. Its noise depends on the board's seed and on `luck` alone, whatever ran before:
+    /// so two schedulers that serve the same requests on two copies of a board meet the same luck.
+    ///
+    /// # Errors
+    /// As [`Plant::begin`].
+    pub fn begin_with_luck(
+        &mut self,
+        now: Timestamp,
+        unit: UnitId,
+        work: Work,
+        luck: u64,
+    ) -> Result<RunId, PlantError> {
         self.advance(now);
         let spec = self.spec.units.get(unit.index()).ok_or(PlantError::NoSuchUnit(unit))?;
         if work.items == 0 {
@@ -243,7 +258,7 @@ impl Plant {
             id,
             unit,
             work,
-            noise: self.draw_noise(id),
+            noise: self.luck_factor(luck, self.tail_probability),
             started: self.now,
             remaining: 1.0,
             since: self.now,
@@ -446,13 +461,16 @@ impl Plant {
         }
     }
 
-    fn draw_noise(&self, id: RunId) -> f64 {
+    /// Factor on the latency of a run with this luck, where `tail_probability` is the share of runs that are late
+    /// beyond the usual noise.
+    #[must_use]
+    pub fn luck_factor(&self, luck: u64, tail_probability: f64) -> f64 {
         let noise = self.spec.noise;
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ luck.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let z: f64 = StandardNormal.sample(&mut rng);
         // Always three draws, so that a change of the tail's odds shifts no other run's noise.
         let (odds, late): (f64, f64) = (rng.random(), rng.random());
-        let tail = if odds < self.tail_probability {
+        let tail = if odds < tail_probability {
             noise.tail_min + (noise.tail_max - noise.tail_min) * late
         } else {
             1.0
