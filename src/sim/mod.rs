@@ -14,6 +14,7 @@
 
 mod checkers;
 mod lane;
+pub mod oracle;
 mod report;
 mod setup;
 mod workload;

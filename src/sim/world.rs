@@ -35,6 +35,8 @@ pub trait Scheduler {
     fn poll_effect(&mut self) -> Option<Effect>;
     /// When [`Event::Wake`] is due.
     fn next_wakeup(&self) -> Option<Timestamp>;
+    /// Lets an oracle see how things really are, before each event. Whoever competes does not look.
+    fn observe_truth(&mut self, _plant: &Plant) {}
 }
 
 impl Scheduler for Core {
@@ -377,6 +379,7 @@ impl<S: Scheduler> World<S> {
         while let Some(event) = events.pop_front() {
             self.summary.events += 1;
             self.checkers.event(&event);
+            self.scheduler.observe_truth(&self.plant);
             self.scheduler.handle(self.now, event);
             while let Some(effect) = self.scheduler.poll_effect() {
                 self.checkers.effect(self.now, &effect);
@@ -451,6 +454,8 @@ impl<S: Scheduler> World<S> {
 
     fn begin_run(&mut self, dispatch: Dispatch) -> Option<Event> {
         let Dispatch { batch, unit, variant, items, .. } = dispatch;
+        // Whoever serves a request meets the same luck.
+        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         if self.rng.random::<f64>() < self.options.faults.lost {
             self.lanes[unit.index()] = FakeLane::new();
             return Some(self.failure(batch, BatchFailure::LaneLost));
@@ -459,7 +464,7 @@ impl<S: Scheduler> World<S> {
             return Some(self.failure(batch, BatchFailure::NotLoaded));
         }
         let work = Work { items, ..self.variants[variant.index()].work };
-        match self.plant.begin(self.now, unit, work) {
+        match self.plant.begin_with_luck(self.now, unit, work, luck) {
             Ok(run) => {
                 let odds: f64 = self.rng.random();
                 let fails = odds < self.options.faults.run;
