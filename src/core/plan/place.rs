@@ -12,7 +12,7 @@ use std::ops::Range;
 /// A rescue is given as much longer than expected as all but so many of the runs on its unit take.
 const RESCUE_QUANTILE: f64 = 0.995;
 /// Odds that it is late all the same: what delays the run that it replaces may delay it, too.
-pub(super) const RESCUE_FAILS: f64 = 0.02;
+pub(super) const RESCUE_FAILS: f64 = 0.01;
 
 /// What is common to all runs on a unit now.
 #[derive(Debug, Clone)]

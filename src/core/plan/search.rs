@@ -174,11 +174,14 @@ impl<'v, 'l> Search<'v, 'l> {
         let (view, place) = (self.view, pair.place);
         let time_s = seconds_until(self.due(prefix, place), place.free_at);
         let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
-        let bare_need = quantile(place.risk.miss);
-        let armed = fallback.map(|fallback| {
+        // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
+        let armed = fallback.and_then(|fallback| {
             let odds = allowed_rescues(prefix, pair, &fallback) * place.risk.trust;
-            (fallback, quantile(odds.min(place.risk.miss / RESCUE_FAILS)))
+            let odds = odds.min(place.risk.miss / RESCUE_FAILS);
+            (odds > place.risk.miss).then(|| (fallback, quantile(odds)))
         });
+        let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
+        let fallback = armed.map(|(fallback, _)| fallback);
         let mean = view.estimates.mean_excess(place.unit, 0.0);
         let accurate = view.catalog.variants[pair.variant.index()].accuracy >= prefix.target;
         let (mut short, mut found) = (false, false);
@@ -193,19 +196,12 @@ impl<'v, 'l> Search<'v, 'l> {
                 break;
             }
             let pointless = beaten.is_some() && !accurate;
-            let mut holds = false;
-            for (fallback, need) in
-                [(None, bare_need)].into_iter().chain(armed.map(|(f, need)| (Some(f), need)))
-            {
-                let Some(boost) = self.hold(pair, opp, time_s, fallback, need) else { continue };
-                holds |= boost.is_none();
-                found = true;
-                if pointless {
-                    continue;
-                }
-                let fallback = fallback.map(|fallback| (fallback, need));
-                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback });
+            let hold = self.hold(pair, opp, time_s, fallback, need);
+            found |= hold.is_some();
+            if let Some(boost) = hold.filter(|_| !pointless) {
+                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed });
             }
+            let holds = hold.is_some_and(|boost| boost.is_none());
             if !holds {
                 self.tally.cheapest_slow = self.tally.cheapest_slow.min(least);
             } else if !accurate {
@@ -218,9 +214,6 @@ impl<'v, 'l> Search<'v, 'l> {
         if !found {
             let draft = Draft { opp: place.top(), boost: None, fallback: armed };
             short |= self.consider(prefix, pair, &draft);
-            if armed.is_some() {
-                short |= self.consider(prefix, pair, &Draft { fallback: None, ..draft });
-            }
         }
         short
     }
@@ -396,9 +389,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let accurate = candidate.accuracy >= prefix.target && priced.accuracy >= target - slack;
         let risk = self.view.risks.get(candidate.unit.index()).copied().unwrap_or_default();
         // Rounding must not rule out what was made to hold just so.
-        if priced.miss <= risk.miss * 1.01 && priced.rescued <= MOST_RESCUED * 1.01 {
+        if priced.miss <= risk.miss * 1.01 {
             self.tally.feasible += 1;
-            if accurate {
+            if accurate && priced.rescued <= MOST_RESCUED * 1.01 {
                 return Rank { grade: Grade::OnTarget, keys: [priced.per_item, lateness] };
             }
             return Rank { grade: Grade::OnTime, keys: [-priced.accuracy, priced.per_item] };

@@ -89,7 +89,7 @@ fn cases() -> Vec<Case> {
 
 fn play(case: &Case, budgets: &Budgets, tuning: Tuning, seed: u64) -> Summary {
     let core = Core::tuned(case.machine.catalog.clone(), budgets.clone(), tuning, Timestamp::ZERO);
-    let options = WorldOptions { seed, ..WorldOptions::default() };
+    let options = WorldOptions { seed, rows: true, ..WorldOptions::default() };
     let workload = Workload::new(vec![case.stream.clone()], seed);
     let mut world = World::new(core, &case.machine, budgets, workload, options);
     world.play(&case.script);
@@ -97,6 +97,20 @@ fn play(case: &Case, budgets: &Budgets, tuning: Tuning, seed: u64) -> Summary {
     world.run_until(at_s(MINUTES as f64 * 60.0));
     assert!(world.drain(Nanos::from_secs(5)), "{}", world.summary());
     assert_eq!(world.checkers().violations(), [], "{}", case.name);
+    if std::env::var("MISSES").is_ok() {
+        for row in world.rows() {
+            if let crate::core::event::Outcome::Served(served) = row.outcome {
+                if served.missed || served.rescued {
+                    println!(
+                        "    {:?} at {:?} took {:?}: {served:?}",
+                        row.request,
+                        row.arrival,
+                        row.answered.since(row.arrival)
+                    );
+                }
+            }
+        }
+    }
     world.summary()
 }
 
