@@ -204,6 +204,7 @@ fn budgets() -> Budgets {
             priority: 10,
             energy_per_request: None,
             power: None,
+            rescue: true,
         }],
     }
 }

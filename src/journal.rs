@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::core::catalog::Catalog;
 use crate::core::energy::Budgets;
 use crate::core::event::{Effect, Event};
+use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -39,6 +40,13 @@ pub struct Header {
     pub catalog: Catalog,
     /// The budgets at the start.
     pub budgets: Budgets,
+    /// Parts of the planner that are turned off; left out where none is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tuning: Tuning,
+}
+
+fn is_default(tuning: &Tuning) -> bool {
+    *tuning == Tuning::default()
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -233,7 +241,7 @@ pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Re
     if header.budgets.classes.is_empty() {
         return Err(malformed(1, "budgets without a class".to_owned()));
     }
-    let mut core = Core::new(header.catalog, header.budgets, header.start);
+    let mut core = Core::tuned(header.catalog, header.budgets, header.tuning, header.start);
     let (mut digest, mut replayed, mut number) = (Digest::default(), Replayed::default(), 1);
     while read_line(&mut reader, &mut text).map_err(io)? > 0 {
         number += 1;
@@ -278,5 +286,6 @@ fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<us
 /// The header of a journal that starts now.
 #[must_use]
 pub fn header(start: Timestamp, catalog: Catalog, budgets: Budgets) -> Header {
-    Header { format: FORMAT, started_unix_s: crate::time::unix_seconds(), start, catalog, budgets }
+    let (started_unix_s, tuning) = (crate::time::unix_seconds(), Tuning::default());
+    Header { format: FORMAT, started_unix_s, start, catalog, budgets, tuning }
 }

@@ -195,7 +195,7 @@ pub(super) fn grpc_timeout(text: &str) -> Option<Nanos> {
 }
 
 /// What a response says about how it came to be, in the order of their names.
-pub(super) fn of_answer<'a>(answer: &'a Answer, served: &Served) -> [(&'static str, Value<'a>); 10] {
+pub(super) fn of_answer<'a>(answer: &'a Answer, served: &Served) -> [(&'static str, Value<'a>); 11] {
     let int = |value: u64| Value::Int(i128::from(value));
     let text = |value: &'a str| Value::Text(Cow::Borrowed(value));
     let source = match served.energy_source {
@@ -211,6 +211,7 @@ pub(super) fn of_answer<'a>(answer: &'a Answer, served: &Served) -> [(&'static s
         ("energy_uj", int(served.energy.0)),
         ("queue_us", int(served.queue.as_micros())),
         ("request_id", int(answer.request)),
+        ("rescued", Value::Bool(served.rescued)),
         ("unit", text(&answer.unit)),
         ("variant", text(&answer.variant)),
     ]

@@ -150,6 +150,7 @@ mod tests {
         energy_source: Provenance::Measured,
         accuracy: Ppm(912_000),
         missed: true,
+        rescued: true,
     };
 
     fn done(variant: &str, region: Option<&str>) -> Done {
@@ -198,7 +199,8 @@ mod tests {
         assert_eq!(said("energy_uj"), ParameterChoice::Int64Param(i64::MAX));
         assert_eq!(said("energy_source"), ParameterChoice::StringParam("measured".into()));
         assert_eq!(said("deadline_missed"), ParameterChoice::BoolParam(true));
-        assert_eq!(read.parameters.len(), 10);
+        assert_eq!(said("rescued"), ParameterChoice::BoolParam(true));
+        assert_eq!(read.parameters.len(), 11);
         assert_eq!(read.raw_output_contents, [&b"elements"[..], b""]);
         let [z, y] = read.outputs.as_slice() else { panic!("two outputs: {:?}", read.outputs) };
         assert_eq!((z.name.as_str(), z.datatype.as_str(), z.shape.as_slice()), ("z", "FP32", &[1, 300][..]));

@@ -321,6 +321,9 @@ pub struct RawClass {
     /// Average power that the class may draw, W.
     #[serde(default)]
     pub power_w: Option<f64>,
+    /// Whether a smaller variant may answer where the chosen one takes too long.
+    #[serde(default = "default_rescue")]
+    pub rescue: bool,
     /// Apps whose requests belong to the class.
     #[serde(default)]
     pub apps: Vec<RawApp>,
@@ -337,6 +340,10 @@ fn default_priority() -> u32 {
     100
 }
 
+fn default_rescue() -> bool {
+    true
+}
+
 impl RawClass {
     /// The class that stands in where the file has none.
     #[must_use]
@@ -349,6 +356,7 @@ impl RawClass {
             priority: default_priority(),
             energy_per_request_mj: None,
             power_w: None,
+            rescue: default_rescue(),
             apps: Vec::new(),
             models: Vec::new(),
         }

@@ -330,6 +330,7 @@ impl Check<'_, '_> {
             priority: raw.priority,
             energy_per_request: energy_mj.map(|mj| Microjoules::from_f64(mj * 1e3)),
             power: power_w.map(Microwatts::from_watts),
+            rescue: raw.rescue,
         }
     }
 

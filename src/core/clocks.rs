@@ -88,14 +88,16 @@ impl Clocks {
         }
     }
 
-    /// Asks for bounds; nothing happens if they are asked already or the domain refuses.
-    pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds, now: Timestamp) {
+    /// Asks for bounds; false if they are asked already or the domain refuses, and nothing happens.
+    pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds, now: Timestamp) -> bool {
         let clock = &mut self.domains[domain.index()];
-        if clock.asked != Some(bounds) && clock.retry_at.is_none() {
+        let news = clock.asked != Some(bounds) && clock.retry_at.is_none();
+        if news {
             clock.asked = Some(bounds);
             clock.asked_at = now;
             self.pending[domain.index()] = Some(bounds);
         }
+        news
     }
 
     /// Keeps an idle domain at a clock instead of letting it down; `None` ends that.

@@ -47,6 +47,13 @@ pub struct ClassBudget {
     pub energy_per_request: Option<Microjoules>,
     /// Average power this class may draw, as a token bucket over [`Budgets::power_window`]; `None` = no limit.
     pub power: Option<Microwatts>,
+    /// Whether a smaller variant may answer where the chosen one would be late.
+    #[serde(default = "yes")]
+    pub rescue: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// An energy allowance until a moment: so much, spread evenly over the time left.

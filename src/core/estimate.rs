@@ -4,9 +4,11 @@
 //! Latency: `ln(actual / profile)` is split into a bias per variant and unit, learned with gain `1/n` down to
 //! a floor, and a slowdown per unit, tracked by a scalar Kalman filter whose process noise adapts to the
 //! innovations as in ALERT (Wan et al., ATC'20, `Q = max(Q0, alpha Q + (1-alpha) (K y)^2)`, alpha 0.3).
-//! Tail: the 99 % quantile of the last residual ratios of the unit.
+//! Tail: see [`crate::core::tail`].
 
 use crate::core::catalog::{Catalog, Provenance, UnitId, VariantId};
+use crate::core::tail::Tail;
+use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use crate::units::{Microwatts, Nanos};
 
@@ -16,10 +18,6 @@ const OBSERVATION_NOISE: f64 = 1e-3;
 /// Two innovations in a row beyond this many standard deviations are a step, not noise.
 const STEP_SIGMAS: f64 = 3.0;
 const BIAS_GAIN_FLOOR: f64 = 0.02;
-const RESIDUALS: usize = 64;
-const TAIL_QUANTILE: f64 = 0.99;
-/// Margin before anything was observed.
-const COLD_TAIL: f64 = 1.3;
 /// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// them all would leave it a guess for ever.
 const RISKED_RUNS: u32 = 3;
@@ -40,26 +38,20 @@ struct Slowdown {
     variance: f64,
     process_noise: f64,
     outliers: u32,
-    residuals: Vec<f64>,
-    next: usize,
-    tail: f64,
+    tail: Tail,
 }
 
-impl Default for Slowdown {
-    fn default() -> Self {
+impl Slowdown {
+    fn new(tuning: Tuning) -> Self {
         Self {
             ln_factor: 0.0,
             variance: 0.1,
             process_noise: PROCESS_NOISE,
             outliers: 0,
-            residuals: Vec::with_capacity(RESIDUALS),
-            next: 0,
-            tail: COLD_TAIL,
+            tail: Tail::new(tuning.gaussian_tail),
         }
     }
-}
 
-impl Slowdown {
     fn observe(&mut self, innovation: f64) {
         let predicted = self.variance + self.process_noise;
         let sigma = (predicted + OBSERVATION_NOISE).sqrt();
@@ -74,26 +66,7 @@ impl Slowdown {
         self.variance = (1.0 - gain) * predicted;
         let moved = gain * innovation;
         self.process_noise = (ALPHA * self.process_noise + (1.0 - ALPHA) * moved * moved).max(PROCESS_NOISE);
-        self.remember(innovation.exp());
-    }
-
-    fn remember(&mut self, ratio: f64) {
-        if self.residuals.len() < RESIDUALS {
-            self.residuals.push(ratio);
-        } else {
-            self.residuals[self.next] = ratio;
-        }
-        self.next = (self.next + 1) % RESIDUALS;
-        let mut ordered = [0.0; RESIDUALS];
-        let count = self.residuals.len();
-        ordered[..count].copy_from_slice(&self.residuals);
-        // With few residuals the quantile says little: the cold margin fades out as they come in.
-        let place = (count * 99).div_ceil(100).clamp(1, count) - 1;
-        let (_, &mut empirical, _) = ordered[..count].select_nth_unstable_by(place, f64::total_cmp);
-        debug_assert!((TAIL_QUANTILE - 0.99).abs() < f64::EPSILON);
-        #[allow(clippy::cast_precision_loss, reason = "at most 64")]
-        let trust = count as f64 / RESIDUALS as f64;
-        self.tail = (trust * empirical + (1.0 - trust) * COLD_TAIL.max(empirical)).max(1.0);
+        self.tail.remember(innovation.exp());
     }
 }
 
@@ -129,9 +102,15 @@ impl Estimates {
     /// Nothing learned yet.
     #[must_use]
     pub fn new(catalog: &Catalog) -> Self {
+        Self::tuned(catalog, Tuning::default())
+    }
+
+    /// The same with parts of the estimators turned off.
+    #[must_use]
+    pub fn tuned(catalog: &Catalog, tuning: Tuning) -> Self {
         let units = catalog.board.units.len();
         Self {
-            units: vec![Slowdown::default(); units],
+            units: vec![Slowdown::new(tuning); units],
             biases: vec![vec![Bias::default(); units]; catalog.variants.len()],
             power_scale: 1.0,
             power_scaled_at: None,
@@ -154,10 +133,22 @@ impl Estimates {
         (bias + self.units[unit.index()].ln_factor).exp()
     }
 
-    /// Factor over the expected latency that 99 % of the runs on this unit stay below.
+    /// P(actual / expected latency > `ratio`), where expected is the profile's times [`Estimates::slowdown`].
     #[must_use]
-    pub fn tail(&self, unit: UnitId) -> f64 {
-        self.units[unit.index()].tail
+    pub fn survival(&self, _variant: VariantId, unit: UnitId, ratio: f64) -> f64 {
+        self.units[unit.index()].tail.survival(ratio)
+    }
+
+    /// The ratio of actual to expected latency that a run stays below with probability `p`.
+    #[must_use]
+    pub fn quantile(&self, _variant: VariantId, unit: UnitId, p: f64) -> f64 {
+        self.units[unit.index()].tail.quantile(p)
+    }
+
+    /// E[max(R - `ratio`, 0)] of the ratio R of actual to expected latency.
+    #[must_use]
+    pub fn mean_excess(&self, unit: UnitId, ratio: f64) -> f64 {
+        self.units[unit.index()].tail.mean_excess(ratio)
     }
 
     /// Runs observed of this variant on this unit.
@@ -200,6 +191,16 @@ impl Estimates {
             slowdown.observe(innovation * (1.0 - gain * 0.5));
         }
         bias.observations = bias.observations.saturating_add(1);
+    }
+
+    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run: it counts as one
+    /// that took as long as those do that take so long, unless nothing was out of the ordinary by then.
+    pub fn observe_longer(&mut self, variant: VariantId, unit: UnitId, profiled: Nanos, elapsed: Nanos) {
+        let expected = profiled.as_f64() * self.slowdown(variant, unit);
+        if expected > 0.0 && elapsed.as_f64() >= 0.9 * expected {
+            let ratio = Tail::outlasting(elapsed.as_f64() / expected);
+            self.observe_latency(variant, unit, profiled, Nanos::from_f64(expected * ratio));
+        }
     }
 
     /// Power over the profile's, as metered runs of this variant on this unit showed it.
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_step_is_absorbed_within_three_observations() {
-        let mut slowdown = Slowdown::default();
+        let mut slowdown = Slowdown::new(Tuning::default());
         (0..50).for_each(|i| slowdown.observe(if i % 2 == 0 { 0.01 } else { -0.01 } - slowdown.ln_factor));
         let step = 2f64.ln();
         (0..3).for_each(|_| slowdown.observe(step - slowdown.ln_factor));
@@ -276,18 +277,9 @@ mod tests {
 
     #[test]
     fn one_hiccup_does_not_move_the_estimate_much() {
-        let mut slowdown = Slowdown::default();
+        let mut slowdown = Slowdown::new(Tuning::default());
         (0..50).for_each(|_| slowdown.observe(-slowdown.ln_factor));
         slowdown.observe(1.0);
         assert!(slowdown.ln_factor <= 0.1 + 1e-9);
-    }
-
-    #[test]
-    fn the_tail_covers_what_was_seen() {
-        let mut slowdown = Slowdown::default();
-        (0..200).for_each(|i| slowdown.remember(if i % 20 == 0 { 1.5 } else { 1.0 }));
-        assert!(slowdown.tail >= 1.5);
-        (0..200).for_each(|_| slowdown.remember(1.01));
-        assert!(slowdown.tail < 1.02);
     }
 }

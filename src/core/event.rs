@@ -380,9 +380,9 @@ pub struct Served {
     pub clock: Kilohertz,
     /// Items in the batch it shared.
     pub batch_items: u32,
-    /// Waiting before the run.
+    /// Waiting before the run; before the first one, if the request was rescued.
     pub queue: Nanos,
-    /// The run itself.
+    /// The run itself; all its time on lanes, if the request was rescued.
     pub compute: Nanos,
     /// This request's share of the batch's energy.
     pub energy: Microjoules,
@@ -392,6 +392,8 @@ pub struct Served {
     pub accuracy: Ppm,
     /// Whether the answer came after its deadline.
     pub missed: bool,
+    /// Whether a smaller variant answered because the one chosen first took too long.
+    pub rescued: bool,
 }
 
 /// How a request ended.

@@ -1,14 +1,16 @@
 //! What runs on the lanes: start, completion, cancellation.
 
+use super::hedge::Hedges;
+use super::plan::Course;
 use super::{Core, share};
 use crate::core::catalog::{Provenance, UnitId, VariantId};
 use crate::core::event::{
-    AppId, BatchFailure, ClassId, Completion, Dispatch, Effect, Outcome, Rejection, RequestId, Served,
+    AppId, BatchFailure, Completion, Dispatch, Effect, Outcome, Rejection, RequestId, Served,
 };
 use crate::core::queue::Waiting;
 use crate::core::residency::Residence;
 use crate::time::Timestamp;
-use crate::units::{Microjoules, Nanos};
+use crate::units::{Kilohertz, Microjoules, Nanos};
 use smallvec::SmallVec;
 
 /// Failures of a variant in a row after which it is taken off the lane.
@@ -22,30 +24,24 @@ const PROBE_SLICE: Nanos = Nanos::from_millis(20);
 /// A request in a running batch.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
-    request: RequestId,
-    app: AppId,
-    class: ClassId,
-    items: u32,
-    arrival: Timestamp,
-    deadline: Timestamp,
-    hard: bool,
-    reserved: Microjoules,
+    pub(super) waiting: Waiting,
+    pub(super) reserved: Microjoules,
     answered: bool,
+    /// Whether this batch answers in place of another one.
+    pub(super) rescued: bool,
+    /// What a batch that was cancelled has cost it already.
+    spent: Microjoules,
+    /// When the first of its batches began.
+    begun: Option<Timestamp>,
 }
 
 impl Member {
-    pub(super) fn new(waiting: &Waiting, reserved: Microjoules) -> Self {
-        Self {
-            request: waiting.request.id,
-            app: waiting.request.app,
-            class: waiting.request.class,
-            items: waiting.request.items,
-            arrival: waiting.arrival,
-            deadline: waiting.deadline,
-            hard: waiting.hard,
-            reserved,
-            answered: false,
-        }
+    pub(super) fn new(waiting: Waiting, reserved: Microjoules) -> Self {
+        Self { waiting, reserved, answered: false, rescued: false, spent: Microjoules::ZERO, begun: None }
+    }
+
+    fn is_late(&self, now: Timestamp) -> bool {
+        self.waiting.hard && !self.answered && self.waiting.deadline <= now
     }
 }
 
@@ -54,12 +50,15 @@ impl Member {
 pub(super) struct Running {
     pub(super) dispatch: Dispatch,
     members: SmallVec<[Member; 8]>,
-    since: Timestamp,
-    /// Latency by the profile alone, without what was learned since.
-    profiled: Nanos,
-    /// Power above idle by the profile, corrected by what meters showed.
-    busy_w: f64,
-    aborted: bool,
+    pub(super) since: Timestamp,
+    /// Clock and power over time, and so the work done: by the profile alone, without what was learned since.
+    course: Course,
+    /// Clock in force or on its way.
+    clock: Kilohertz,
+    /// What meters have made of the profile's power, within the course.
+    power_bias: f64,
+    pub(super) hedges: Hedges,
+    pub(super) aborted: bool,
 }
 
 impl Running {
@@ -67,14 +66,59 @@ impl Running {
         dispatch: Dispatch,
         members: SmallVec<[Member; 8]>,
         since: Timestamp,
-        profiled: Nanos,
-        busy_w: f64,
+        (course, power_bias): (Course, f64),
+        hedges: Hedges,
     ) -> Self {
-        Self { dispatch, members, since, profiled, busy_w, aborted: false }
+        let clock = dispatch.clock;
+        Self { dispatch, members, since, course, clock, power_bias, hedges, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
         self.members.iter().map(|member| member.reserved.0).sum()
+    }
+
+    /// From `at` on the batch would take `seconds` as a whole, at `watts`.
+    pub(super) fn change(&mut self, at: Timestamp, seconds: f64, watts: f64, clock: Kilohertz) {
+        self.course.change(at.since(self.since).as_secs_f64(), seconds, watts);
+        self.clock = clock;
+    }
+
+    /// Energy by the model between two moments, microjoules.
+    fn modelled_uj(&self, from: Timestamp, until: Timestamp) -> f64 {
+        let after = |at: Timestamp| at.since(self.since).as_secs_f64();
+        self.course.between(after(from), after(until)) * 1e6
+    }
+
+    /// What the profile says that a run takes which has taken `actual` over the clocks that it saw.
+    fn profiled(&self, actual: Nanos) -> Nanos {
+        let actual_s = actual.as_secs_f64();
+        let work = self.course.work(actual_s);
+        if work > 0.0 { Nanos::from_secs_f64(actual_s / work) } else { Nanos::ZERO }
+    }
+
+    /// The earliest deadline of those who still wait.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let waiting = self.members.iter().filter(|member| !member.answered);
+        waiting.map(|member| member.waiting.deadline).min()
+    }
+
+    /// Items of those who still wait.
+    pub(super) fn unanswered_items(&self) -> u32 {
+        let waiting = self.members.iter().filter(|member| !member.answered);
+        waiting.map(|member| member.waiting.request.items).sum()
+    }
+
+    /// Those who still wait, for another batch that answers them. This one has cost them `spent` in all so far.
+    pub(super) fn unanswered(&self, spent: Microjoules, begun: Timestamp) -> SmallVec<[Member; 8]> {
+        let waiting = self.members.iter().filter(|member| !member.answered);
+        waiting
+            .map(|member| {
+                let own = share(spent, member.waiting.request.items, self.dispatch.items);
+                let spent = member.spent.saturating_add(own);
+                let begun = Some(member.begun.unwrap_or(begun));
+                Member { spent, begun, reserved: Microjoules::ZERO, ..member.clone() }
+            })
+            .collect()
     }
 }
 
@@ -103,6 +147,12 @@ impl Lane {
         self.running.as_ref().is_some_and(|running| running.dispatch.variant == variant)
     }
 
+    /// Whether a variant on a unit may have to answer in place of what runs here.
+    pub(super) fn counts_on(&self, variant: VariantId, unit: UnitId) -> bool {
+        let planned = self.running.as_ref().and_then(|running| running.hedges.rescue);
+        planned.is_some_and(|planned| (planned.rescue.variant, planned.rescue.unit) == (variant, unit))
+    }
+
     /// Whether it takes a batch or a load at once.
     pub(super) fn is_free(&self) -> bool {
         self.running.is_none() && self.loading_since.is_none()
@@ -128,33 +178,50 @@ impl Lane {
     /// The next hard deadline of a request that still waits for this batch.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         let waiting = self.running.iter().flat_map(|running| &running.members);
-        waiting.filter(|member| member.hard && !member.answered).map(|member| member.deadline).min()
+        let hard = waiting.filter(|member| member.waiting.hard && !member.answered);
+        hard.map(|member| member.waiting.deadline).min()
     }
 
-    /// Marks the members whose hard deadline passed as answered and returns them.
-    pub(super) fn take_late(&mut self, now: Timestamp) -> SmallVec<[(RequestId, AppId); 8]> {
+    /// When the program of the running batch wants something done.
+    pub(super) fn next_hedge(&self) -> Option<Timestamp> {
+        self.running.as_ref().filter(|running| !running.aborted)?.hedges.next()
+    }
+
+    /// A request whose hard deadline passed without an answer.
+    pub(super) fn first_late(&self, now: Timestamp) -> Option<(RequestId, AppId)> {
+        let mut members = self.running.iter().flat_map(|running| &running.members);
+        let late = members.find(|member| member.is_late(now))?;
+        Some((late.waiting.request.id, late.waiting.request.app))
+    }
+
+    /// The app of a request that waits for the running batch.
+    fn asker(&self, request: RequestId) -> Option<AppId> {
+        let mut members = self.running.iter().flat_map(|running| &running.members);
+        let found = members.find(|member| !member.answered && member.waiting.request.id == request)?;
+        Some(found.waiting.request.app)
+    }
+
+    /// The request needs no answer of the running batch any more; whether it did.
+    pub(super) fn mark_answered(&mut self, request: RequestId) -> bool {
         let members = self.running.iter_mut().flat_map(|running| &mut running.members);
-        let late = members.filter(|member| member.hard && !member.answered && member.deadline <= now);
-        late.map(|member| {
+        let mut marked = false;
+        for member in members.filter(|member| !member.answered && member.waiting.request.id == request) {
             member.answered = true;
-            (member.request, member.app)
-        })
-        .collect()
+            marked = true;
+        }
+        marked
     }
 
     /// Modelled energy since the last call, of finished and running work.
     pub(super) fn take_busy_energy(&mut self, now: Timestamp) -> f64 {
-        let running = self
-            .running
-            .as_ref()
-            .map_or(0.0, |running| running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6);
+        let running = self.running.as_ref().map_or(0.0, |running| running.modelled_uj(self.busy_from, now));
         self.busy_from = now;
         std::mem::take(&mut self.busy_uj) + running
     }
 
     fn finish(&mut self, now: Timestamp) -> Option<Running> {
         let running = self.running.take()?;
-        self.busy_uj += running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6;
+        self.busy_uj += running.modelled_uj(self.busy_from, now);
         Some(running)
     }
 }
@@ -201,18 +268,13 @@ impl Core {
     }
 
     /// A client left: its request is answered (to nobody) and, if it runs alone, its run is stopped.
-    pub(super) fn cancel(&mut self, _now: Timestamp, id: RequestId) {
+    pub(super) fn cancel(&mut self, id: RequestId) {
         if self.queue.iter().any(|waiting| waiting.request.id == id) {
             return self.reject(id, Rejection::Cancelled, None);
         }
-        for unit in 0..self.lanes.len() {
-            let members = self.lanes[unit].running.iter_mut().flat_map(|running| &mut running.members);
-            let found = members.filter(|member| !member.answered).find(|member| member.request == id);
-            let Some(member) = found else { continue };
-            member.answered = true;
-            let app = member.app;
+        if let Some(app) = self.lanes.iter().find_map(|lane| lane.asker(id)) {
             self.reply(id, app, Outcome::Rejected { reason: Rejection::Cancelled, retry_after: None });
-            self.abort_if_abandoned(UnitId::at(unit));
+            self.mark_answered(id);
         }
     }
 
@@ -236,52 +298,83 @@ impl Core {
         let Some(running) = self.lanes[unit].finish(now) else { return };
         let compute = completion.finished.since(completion.started);
         let (energy, energy_source) = self.run_energy(now, &running, completion, compute);
-        if completion.result.is_ok() {
-            self.lanes[unit].failures = 0;
-            self.residency.proved(running.dispatch.variant, running.dispatch.unit);
-            self.learn_power(&running, completion.energy, compute);
-            self.estimates.observe_latency(
-                running.dispatch.variant,
-                running.dispatch.unit,
-                running.profiled,
-                compute,
-            );
-        }
+        self.learn(unit, &running, completion, compute);
         for member in &running.members {
-            let spent = share(energy, member.items, running.dispatch.items);
-            self.ledger.settle(member.class, member.reserved, spent, now);
-            if member.answered {
-                continue;
-            }
-            let outcome = match completion.result {
-                Ok(()) => Outcome::Served(Served {
-                    variant: running.dispatch.variant,
-                    unit: running.dispatch.unit,
-                    clock: running.dispatch.clock,
-                    batch_items: running.dispatch.items,
-                    queue: completion.started.since(member.arrival),
-                    compute,
-                    energy: spent,
-                    energy_source,
-                    accuracy: self.catalog.variants[running.dispatch.variant.index()].accuracy,
-                    missed: completion.finished > member.deadline,
-                }),
-                Err(failure) => Outcome::Rejected { reason: failure_reason(failure), retry_after: None },
-            };
-            self.reply(member.request, member.app, outcome);
+            let spent = share(energy, member.waiting.request.items, running.dispatch.items);
+            self.ledger.settle(member.waiting.request.class, member.reserved, spent, now);
         }
-        if let Err(failure) = completion.result {
-            self.batch_failed(now, &running, failure);
+        match completion.result {
+            Ok(()) => self.serve(&running, completion, compute, (energy, energy_source)),
+            Err(failure) => self.batch_failed(now, &running, completion, failure, energy),
+        }
+    }
+
+    fn learn(&mut self, unit: usize, running: &Running, completion: &Completion, compute: Nanos) {
+        let Dispatch { variant, unit: id, .. } = running.dispatch;
+        let profiled = running.profiled(compute);
+        let planned = running.hedges.rescue.map(|planned| planned.rescue);
+        match completion.result {
+            Ok(()) => {
+                self.lanes[unit].failures = 0;
+                self.residency.proved(variant, id);
+                self.learn_power(running, completion.energy, compute);
+                self.estimates.observe_latency(variant, id, profiled, compute);
+            }
+            // A run that was cancelled for taking long says that it takes longer.
+            Err(BatchFailure::Cancelled) if planned.is_some() => {
+                self.estimates.observe_longer(variant, id, profiled, compute);
+            }
+            Err(_) => return,
+        }
+        if let Some(rescue) = planned {
+            let begun = running.hedges.rescue.is_some_and(|planned| planned.begun);
+            self.risks[unit].ran(rescue.odds.as_fraction(), begun);
+        }
+    }
+
+    fn serve(
+        &mut self,
+        running: &Running,
+        completion: &Completion,
+        compute: Nanos,
+        (energy, energy_source): (Microjoules, Provenance),
+    ) {
+        let Dispatch { variant, unit, items, .. } = running.dispatch;
+        for member in running.members.iter().filter(|member| !member.answered) {
+            let request = &member.waiting.request;
+            // A request that was rescued has been on a lane since its first run began.
+            let begun = member.begun.unwrap_or(completion.started);
+            let missed = completion.finished > member.waiting.deadline;
+            let served = Served {
+                variant,
+                unit,
+                clock: running.clock,
+                batch_items: items,
+                queue: begun.since(member.waiting.arrival),
+                compute: if member.rescued { completion.finished.since(begun) } else { compute },
+                energy: member.spent.saturating_add(share(energy, request.items, items)),
+                energy_source,
+                accuracy: self.catalog.variants[variant.index()].accuracy,
+                missed,
+                rescued: member.rescued,
+            };
+            self.risks[unit.index()].answered(missed);
+            self.reply(request.id, request.app, Outcome::Served(served));
+            self.mark_answered(request.id);
         }
     }
 
     /// A meter tells what the variant draws on this unit beside what its profile says.
     fn learn_power(&mut self, running: &Running, metered: Option<Microjoules>, compute: Nanos) {
-        let Dispatch { variant, unit, clock, .. } = running.dispatch;
-        let opp = self.costs.opp_at(unit, clock);
-        if let Some((metered, watts)) = metered.zip(self.costs.busy_watts(variant, unit, opp)) {
-            let profiled_j = watts * compute.as_secs_f64();
-            self.estimates.observe_energy(variant, unit, profiled_j, metered.as_f64() / 1e6);
+        let Dispatch { variant, unit, .. } = running.dispatch;
+        if let Some(metered) = metered {
+            let modelled_j = running.course.joules(compute.as_secs_f64());
+            self.estimates.observe_energy(
+                variant,
+                unit,
+                modelled_j / running.power_bias,
+                metered.as_f64() / 1e6,
+            );
         }
     }
 
@@ -297,12 +390,36 @@ impl Core {
         if let Some(metered) = completion.energy {
             return (metered, Provenance::Measured);
         }
-        let energy = running.busy_w * self.estimates.power_scale() * compute.as_secs_f64() * 1e6;
+        let energy = running.course.joules(compute.as_secs_f64()) * self.estimates.power_scale() * 1e6;
         (Microjoules::from_f64(energy), self.estimates.power_source(now))
     }
 
-    fn batch_failed(&mut self, now: Timestamp, running: &Running, failure: BatchFailure) {
+    fn batch_failed(
+        &mut self,
+        now: Timestamp,
+        running: &Running,
+        completion: &Completion,
+        failure: BatchFailure,
+        spent: Microjoules,
+    ) {
         let Dispatch { variant, unit, .. } = running.dispatch;
+        let begun = running.hedges.rescue.filter(|planned| planned.begun && planned.rescue.unit == unit);
+        if let (BatchFailure::Cancelled, Some(planned)) = (failure, begun) {
+            let members = running.unanswered(spent, completion.started);
+            if !members.is_empty() {
+                self.continue_cancelled(now, members, planned.rescue);
+            }
+            return;
+        }
+        for member in running.members.iter().filter(|member| !member.answered) {
+            let request = &member.waiting.request;
+            // Another batch may still answer it.
+            if self.lanes.iter().any(|lane| lane.asker(request.id).is_some()) {
+                continue;
+            }
+            let outcome = Outcome::Rejected { reason: failure_reason(failure), retry_after: None };
+            self.reply(request.id, request.app, outcome);
+        }
         match failure {
             BatchFailure::Cancelled => {}
             BatchFailure::NotLoaded => self.residency.set(variant, unit, Residence::Absent),

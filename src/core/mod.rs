@@ -13,32 +13,36 @@ pub mod energy;
 pub mod estimate;
 pub mod event;
 pub mod fit;
+mod hedge;
 mod lanes;
 pub mod plan;
 pub mod queue;
 pub mod residency;
 pub mod snapshot;
 mod status;
+mod tail;
 pub mod thermal;
+pub mod tuning;
 
 use crate::time::Timestamp;
-use crate::units::{Kilohertz, Microjoules, Microwatts, Nanos};
+use crate::units::{Microjoules, Microwatts, Nanos};
 use catalog::{Catalog, DomainId, Profile, UnitId, VariantId};
 use clocks::Clocks;
 use energy::{Budgets, Ledger, Objective};
 use estimate::Estimates;
 use event::{
-    BatchId, BatchRequests, ClockBounds, Dispatch, Effect, Event, Note, Outcome, Readings, Rejection,
-    RequestId,
+    BatchRequests, ClockBounds, Dispatch, Effect, Event, Note, Outcome, Readings, Rejection, RequestId,
 };
+use hedge::Hedges;
 use lanes::{Lane, Member, Running};
-use plan::{Awaits, Choice, CostTable, Explanation, View};
+use plan::{Awaits, Choice, CostTable, Explanation, Risk, View};
 use queue::{Queue, Waiting};
 use residency::{Limits, Order, Pair, Residence, Residency};
 use smallvec::SmallVec;
 use snapshot::Snapshot;
 use std::collections::VecDeque;
 use thermal::{Regime, Thermal};
+use tuning::Tuning;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +76,9 @@ pub struct Core {
     thermal: Thermal,
     ledger: Ledger,
     estimates: Estimates,
+    tuning: Tuning,
+    /// By unit.
+    risks: Vec<Risk>,
     residency: Residency,
     clocks: Clocks,
     lanes: Vec<Lane>,
@@ -92,6 +99,15 @@ impl Core {
     /// If `budgets` has no class; validation of the configuration provides the default one.
     #[must_use]
     pub fn new(catalog: Catalog, budgets: Budgets, now: Timestamp) -> Self {
+        Self::tuned(catalog, budgets, Tuning::default(), now)
+    }
+
+    /// The same with parts of the planner turned off.
+    ///
+    /// # Panics
+    /// As [`Core::new`].
+    #[must_use]
+    pub fn tuned(catalog: Catalog, budgets: Budgets, tuning: Tuning, now: Timestamp) -> Self {
         assert!(!budgets.classes.is_empty(), "budgets have at least the default class");
         Self {
             costs: CostTable::new(&catalog),
@@ -99,7 +115,9 @@ impl Core {
             snapshot: Snapshot::new(&catalog.board),
             thermal: Thermal::new(&catalog.board),
             ledger: Ledger::new(&budgets, now),
-            estimates: Estimates::new(&catalog),
+            estimates: Estimates::tuned(&catalog, tuning),
+            tuning,
+            risks: vec![Risk::default(); catalog.board.units.len()],
             residency: Residency::new(&catalog),
             clocks: Clocks::new(&catalog.board),
             lanes: vec![Lane::default(); catalog.board.units.len()],
@@ -126,7 +144,7 @@ impl Core {
         match event {
             event if !event.fits(&self.catalog) => {}
             Event::Submit(request) => self.submit(now, request),
-            Event::Cancel(request) => self.cancel(now, request),
+            Event::Cancel(request) => self.cancel(request),
             Event::Completed(completion) => self.completed(now, &completion),
             Event::Loaded { variant, unit, footprint } => {
                 self.lanes[unit.index()].end_load(now);
@@ -151,6 +169,7 @@ impl Core {
             Event::Wake => {}
         }
         self.expire(now);
+        self.carry_out_programs(now);
         self.schedule(now);
         self.move_in(now);
         self.settle_clocks(now);
@@ -170,6 +189,7 @@ impl Core {
         let candidates = [
             self.queue.first_hard_deadline(),
             self.lanes.iter().filter_map(Lane::next_deadline).min(),
+            self.lanes.iter().filter_map(Lane::next_hedge).min(),
             self.hold_until,
             self.next_relax(),
             self.clocks.next_retry(),
@@ -212,13 +232,10 @@ impl Core {
         for id in self.queue.expired(now) {
             self.reject(id, Rejection::DeadlinePassed, None);
         }
-        for unit in 0..self.lanes.len() {
-            let late = self.lanes[unit].take_late(now);
-            for (request, app) in late {
-                let outcome = Outcome::Rejected { reason: Rejection::DeadlinePassed, retry_after: None };
-                self.reply(request, app, outcome);
-            }
-            self.abort_if_abandoned(UnitId::at(unit));
+        while let Some((request, app)) = self.lanes.iter().find_map(|lane| lane.first_late(now)) {
+            let outcome = Outcome::Rejected { reason: Rejection::DeadlinePassed, retry_after: None };
+            self.reply(request, app, outcome);
+            self.mark_answered(request);
         }
         self.update_regime(now);
         let back = self.clocks.retry(now);
@@ -288,7 +305,10 @@ impl Core {
             snapshot: &self.snapshot,
             ledger: &self.ledger,
             budgets: &self.budgets,
+            tuning: self.tuning,
+            risks: &self.risks,
             free_at,
+            room: &[],
             domain_busy,
             regime: self.thermal.regime(),
             shortage: self.shortage(),
@@ -324,19 +344,10 @@ impl Core {
             let Some(waiting) = self.queue.take(id) else { continue };
             let share = share(chosen.energy, waiting.request.items, chosen.items);
             self.ledger.reserve(waiting.request.class, share, now);
-            members.push(Member::new(&waiting, share));
+            members.push(Member::new(waiting, share));
         }
-        let batch = BatchId(self.next_batch);
-        self.next_batch += 1;
-        self.pin_clock(chosen.unit, chosen.clock, now);
-        if let Some(setpoints) = self.clocks.take_pending() {
-            self.effects.push_back(Effect::Set(setpoints));
-        }
-        let opp = self.costs.opp_at(chosen.unit, chosen.clock);
-        let profiled =
-            self.costs.latency(chosen.variant, chosen.unit, opp, chosen.items).unwrap_or(chosen.latency);
         let dispatch = Dispatch {
-            batch,
+            batch: self.next_batch_id(),
             unit: chosen.unit,
             variant: chosen.variant,
             requests: ids,
@@ -345,20 +356,8 @@ impl Core {
             expected: chosen.latency,
             reserved: chosen.energy,
         };
-        let busy_w = self.costs.busy_watts(chosen.variant, chosen.unit, opp).unwrap_or(0.0)
-            * self.estimates.power_bias(chosen.variant, chosen.unit);
-        let running = Running::new(dispatch.clone(), members, now, profiled, busy_w);
-        self.estimates.begin(chosen.variant, chosen.unit);
-        self.lanes[chosen.unit.index()].start(running);
         self.effects.push_back(Effect::Note(Note::Decision(*explanation)));
-        self.effects.push_back(Effect::Dispatch(dispatch));
-    }
-
-    fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
-        let spec = &self.catalog.board.units[unit.index()];
-        if let Some(domain) = spec.domain.filter(|_| clock != Kilohertz::ZERO) {
-            self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now);
-        }
+        self.start(dispatch, members, Hedges::new(now, chosen.boost, chosen.rescue), now);
     }
 
     /// For each urgent request that nothing loaded would do for: the smallest of what would.
@@ -401,7 +400,8 @@ impl Core {
             let lane = &lanes[pair.1.index()];
             lane.loading_since.is_none() && (lane.running.is_none() || awaited.contains(&pair))
         };
-        let in_use = |(variant, unit): Pair| lanes[unit.index()].runs(variant);
+        let counted_on = |(variant, unit): Pair| lanes.iter().any(|lane| lane.counts_on(variant, unit));
+        let in_use = |pair: Pair| lanes[pair.1.index()].runs(pair.0) || counted_on(pair);
         let orders = self.residency.orders(&self.catalog, limits, &awaited, may_load, in_use, now);
         for order in orders {
             match order {

@@ -90,6 +90,11 @@ impl Queue {
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].
     pub fn push(&mut self, waiting: Waiting) {
         *self.in_flight.entry(waiting.request.app).or_insert(0) += 1;
+        self.put_back(waiting);
+    }
+
+    /// Puts back a request that was taken out and got no answer; it still counts as in flight.
+    pub fn put_back(&mut self, waiting: Waiting) {
         self.keys.insert(waiting.request.id, waiting.key());
         self.waiting.insert(waiting.key(), waiting);
     }

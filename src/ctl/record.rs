@@ -119,6 +119,9 @@ pub struct ServedLine {
     pub energy_uj: u64,
     /// Where that comes from.
     pub energy_source: Option<Provenance>,
+    /// Whether a smaller variant answered because the one chosen first took too long.
+    #[serde(default)]
+    pub rescued: bool,
     /// Items that were scored against a label.
     pub scored: u32,
     /// Of these, the right ones.

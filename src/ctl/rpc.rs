@@ -149,6 +149,7 @@ fn served(parameters: &BTreeMap<String, InferParameter>) -> ServedLine {
             "modelled" => Some(Provenance::Modelled),
             _ => None,
         },
+        rescued: choice("rescued") == Some(&ParameterChoice::BoolParam(true)),
         scored: 0,
         correct: 0,
     }

@@ -262,14 +262,11 @@ impl Engine {
         now: Timestamp,
         rest: &mut Rest,
     ) -> Option<Completion> {
-        let take = |id: &RequestId| {
-            state
-                .unanswered
-                .get_mut(id)
-                .map(|request| std::mem::take(&mut request.inputs))
-                .unwrap_or_default()
+        // The bytes are shared, not copied, and stay: another variant may have to answer in place of this one.
+        let inputs = |id: &RequestId| {
+            state.unanswered.get(id).map(|request| request.inputs.clone()).unwrap_or_default()
         };
-        let requests = dispatch.requests.iter().map(take).collect();
+        let requests = dispatch.requests.iter().map(inputs).collect();
         let (id, unit) = (dispatch.batch, dispatch.unit);
         let batch = Batch { id, variant: dispatch.variant, requests };
         state.running.insert(id, dispatch);

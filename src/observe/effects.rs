@@ -55,6 +55,7 @@ struct ClassSeries {
     late: Counter,
     rejected: Counter,
     misses: Counter,
+    rescues: Counter,
     duration: Histogram,
 }
 
@@ -377,6 +378,7 @@ impl Observer {
         } else {
             class.in_time.increment(1);
         }
+        class.rescues.increment(u64::from(served.rescued));
         let run = self.run_series(served.variant, served.unit);
         run.queue.record(served.queue.as_secs_f64());
         run.compute.record(served.compute.as_secs_f64());
@@ -502,6 +504,7 @@ impl Observer {
                 late: outcome("late"),
                 rejected: outcome("rejected"),
                 misses: registry.counter(Metric::DeadlineMisses, &[model, class]),
+                rescues: registry.counter(Metric::Rescues, &[model, class]),
                 duration: registry.histogram(Metric::RequestDuration, &[model, class]),
             }
         })

@@ -72,6 +72,8 @@ metrics! {
     Rejections = "wattd_rejections_total" Counter ["model", "reason"];
     /// Answers that came after their deadline.
     DeadlineMisses = "wattd_deadline_misses_total" Counter ["model", "class"];
+    /// Answers by a smaller variant because the one chosen first took too long.
+    Rescues = "wattd_rescues_total" Counter ["model", "class"];
     /// Time from arrival to answer of served requests.
     RequestDuration = "wattd_request_duration_seconds" Histogram ["model", "class"];
     /// Time that served requests waited for their run.

@@ -18,6 +18,8 @@ pub struct Summary {
     pub served: u64,
     /// Served after their deadline.
     pub missed: u64,
+    /// Served by a smaller variant because the one chosen first took too long.
+    pub rescued: u64,
     /// Turned away, by reason.
     pub rejected: BTreeMap<Rejection, u64>,
     /// Energy of the whole board, J.
@@ -49,6 +51,7 @@ impl Summary {
             Outcome::Served(served) => {
                 self.served += 1;
                 self.missed += u64::from(row.late());
+                self.rescued += u64::from(served.rescued);
                 self.attributed_j += served.energy.as_f64() / 1e6;
                 self.accuracy_sum += u64::from(accuracy.0);
                 *self.mix.entry((served.variant, served.unit)).or_insert(0) += 1;
@@ -96,12 +99,13 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} requests in {:.1} s: {} served, {} late, rejected {:?}; {:.2} J ({:.3} W), accuracy {:.4}, \
+            "{} requests in {:.1} s: {} served, {} late, {} rescued, rejected {:?}; {:.2} J ({:.3} W), accuracy {:.4}, \
              peak {:.1} °C, {:.2} s above the trip, {:.2} s throttled, {} batches",
             self.requests,
             self.lasted.as_secs_f64(),
             self.served,
             self.missed,
+            self.rescued,
             self.rejected,
             self.energy_j,
             self.mean_watts(),

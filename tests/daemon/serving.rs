@@ -45,6 +45,7 @@ fn every_model_answers_by_grpc_with_the_truth_about_how() {
                     "energy_uj",
                     "queue_us",
                     "request_id",
+                    "rescued",
                     "unit",
                     "variant"
                 ]

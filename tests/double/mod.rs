@@ -126,6 +126,7 @@ const SERVED: Served = Served {
     energy_source: Provenance::Modelled,
     accuracy: Ppm(912_000),
     missed: false,
+    rescued: false,
 };
 
 impl Backend for Double {

@@ -112,6 +112,7 @@ pub(super) fn budgets() -> Budgets {
             priority: 10,
             energy_per_request: None,
             power: None,
+            rescue: true,
         }],
     }
 }

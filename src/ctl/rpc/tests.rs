@@ -128,6 +128,7 @@ impl Backend for Daemon {
                 energy_source: Provenance::Measured,
                 accuracy: Ppm(930_000),
                 missed: false,
+                rescued: true,
             })
         };
         let data: Vec<u8> =
@@ -215,6 +216,7 @@ async fn the_services_answers_and_refusals_are_understood_over_its_socket() {
         compute_us: 400,
         energy_uj: 2_500,
         energy_source: Some(Provenance::Measured),
+        rescued: true,
         scored: 0,
         correct: 0,
     };

@@ -52,6 +52,7 @@ fn served(id: u64, variant: u16, unit: u8, missed: bool) -> Effect {
             energy_source: Provenance::Modelled,
             accuracy: Ppm(900_000),
             missed,
+            rescued: missed,
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! The core on simulated boards: scenarios, and random worlds under the checkers.
 
+mod hedging;
 mod random;
 mod rogue;
 mod scenarios;
@@ -59,6 +60,7 @@ pub(super) fn budgets(objective: Objective) -> Budgets {
             priority: 10,
             energy_per_request: None,
             power: None,
+            rescue: true,
         }],
     }
 }

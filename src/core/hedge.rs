@@ -1,0 +1,271 @@
+//! What is done about runs that take long: their programs, carried out by wake-ups.
+//!
+//! ```text
+//!            boost_at: raise the clock          rescue.at: unit can cancel ──Abort──▶ Cancelled ──▶ rescue runs
+//! dispatch ──────────┴───────────────────────────┴──────── cannot ──▶ rescue runs on another unit beside it
+//! ```
+//! A completion that comes first ends the program. Of two batches for the same requests the first answers; the
+//! other is stopped if its unit can, else its result is dropped.
+
+use super::lanes::{Member, Running};
+use super::plan::{Boost, CANCEL, Course, Rescue};
+use super::{Core, share};
+use crate::core::catalog::{DomainId, UnitId, VariantId};
+use crate::core::event::{BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId};
+use crate::core::thermal::Regime;
+use crate::time::Timestamp;
+use crate::units::{Kilohertz, Microjoules, Nanos};
+use smallvec::SmallVec;
+
+/// A rescue to come, or under way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Planned {
+    pub(super) at: Timestamp,
+    pub(super) rescue: Rescue,
+    /// Whether the run was cancelled for it, or the rescue runs beside it.
+    pub(super) begun: bool,
+}
+
+/// What is left of a run's program.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Hedges {
+    boost: Option<(Timestamp, Kilohertz)>,
+    pub(super) rescue: Option<Planned>,
+}
+
+impl Hedges {
+    pub(super) fn new(since: Timestamp, boost: Option<Boost>, rescue: Option<Rescue>) -> Self {
+        Self {
+            boost: boost.map(|boost| (since.after(boost.after), boost.clock)),
+            rescue: rescue.map(|rescue| Planned { at: since.after(rescue.after), rescue, begun: false }),
+        }
+    }
+
+    /// When there is something to do.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        let rescue = self.rescue.filter(|planned| !planned.begun).map(|planned| planned.at);
+        [self.boost.map(|(at, _)| at), rescue].into_iter().flatten().min()
+    }
+
+    /// The boost, if it is due; once.
+    fn take_boost(&mut self, now: Timestamp) -> Option<Kilohertz> {
+        let due = self.boost.filter(|(at, _)| *at <= now)?;
+        self.boost = None;
+        Some(due.1)
+    }
+
+    /// The rescue, if it is due; once.
+    fn take_rescue(&mut self, now: Timestamp) -> Option<Rescue> {
+        let planned = self.rescue.as_mut().filter(|planned| !planned.begun && planned.at <= now)?;
+        planned.begun = true;
+        Some(planned.rescue)
+    }
+}
+
+impl Core {
+    /// Does what the programs of the running batches want done by now.
+    pub(super) fn carry_out_programs(&mut self, now: Timestamp) {
+        for index in 0..self.lanes.len() {
+            let Some(running) = self.lanes[index].running.as_mut().filter(|running| !running.aborted) else {
+                continue;
+            };
+            let (boost, rescue) = (running.hedges.take_boost(now), running.hedges.take_rescue(now));
+            let unit = UnitId::at(index);
+            if let Some(clock) = boost {
+                self.raise_clock(unit, clock, now);
+            }
+            if let Some(rescue) = rescue
+                && !self.rescue(unit, rescue, now)
+                && let Some(running) = &mut self.lanes[index].running
+            {
+                running.hedges.rescue = None;
+            }
+        }
+    }
+
+    /// Raises a unit's clock; never lowers it.
+    fn raise_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
+        let Some(domain) = self.catalog.board.units[unit.index()].domain else { return };
+        let board_allows = self.thermal.regime() != Regime::Critical && !self.thermal.regime().is_blind();
+        if board_allows && self.clocks.present(domain, &self.snapshot).is_none_or(|present| present < clock) {
+            self.pin_clock(unit, clock, now);
+        }
+    }
+
+    /// Begins a rescue: cancels the run, or starts the smaller variant beside it. False if it is too late or what
+    /// it needs is gone, and the run had better go on.
+    fn rescue(&mut self, unit: UnitId, rescue: Rescue, now: Timestamp) -> bool {
+        let beside = rescue.unit != unit;
+        let free = !beside || self.is_free(rescue.unit);
+        let able = free
+            && self.thermal.regime() != Regime::Critical
+            && self.residency.is_available(rescue.variant, rescue.unit);
+        let Some(running) = self.lanes[unit.index()].running.as_ref().filter(|_| able) else { return false };
+        let Some(deadline) = running.deadline() else { return false };
+        let items = running.unanswered_items();
+        let takes = self.expected_latency(rescue.variant, rescue.unit, rescue.clock, items);
+        if now.after(CANCEL).after(takes) > deadline {
+            return false;
+        }
+        if beside {
+            let members = running.unanswered(Microjoules::ZERO, running.since);
+            self.run_rescue(rescue, members, now);
+        } else {
+            // The clock can rise while the run ends.
+            self.raise_clock(unit, rescue.clock, now);
+            let Some(running) = &mut self.lanes[unit.index()].running else { return false };
+            running.aborted = true;
+            let batch = running.dispatch.batch;
+            self.effects.push_back(Effect::Abort(batch));
+        }
+        true
+    }
+
+    /// Whether a unit and all that shares its processor is free.
+    fn is_free(&self, unit: UnitId) -> bool {
+        let units = &self.catalog.board.units;
+        let group = units[unit.index()].group;
+        let probed =
+            self.probing.is_some_and(|probing| probing != unit && units[probing.index()].group == group);
+        let mut sharing = units.iter().zip(&self.lanes).filter(|(other, _)| other.group == group);
+        self.lanes[unit.index()].is_free() && !probed && sharing.all(|(_, lane)| lane.running.is_none())
+    }
+
+    fn expected_latency(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> Nanos {
+        let profiled = self.costs.latency(variant, unit, self.costs.opp_at(unit, clock), items);
+        let slowdown = self.estimates.slowdown(variant, unit);
+        profiled.map_or(Nanos::MAX, |profiled| Nanos::from_f64(profiled.as_f64() * slowdown))
+    }
+
+    /// A run was cancelled: what is to answer in its place starts, or its requests wait again. `spent` is what each
+    /// has cost so far.
+    pub(super) fn continue_cancelled(
+        &mut self,
+        now: Timestamp,
+        members: SmallVec<[Member; 8]>,
+        rescue: Rescue,
+    ) {
+        let able = self.thermal.regime() != Regime::Critical
+            && self.residency.is_available(rescue.variant, rescue.unit)
+            && self.is_free(rescue.unit);
+        if able {
+            return self.run_rescue(rescue, members, now);
+        }
+        for member in members {
+            self.queue.put_back(member.waiting);
+        }
+    }
+
+    fn run_rescue(&mut self, rescue: Rescue, mut members: SmallVec<[Member; 8]>, now: Timestamp) {
+        let Rescue { variant, unit, clock, .. } = rescue;
+        let items: u32 = members.iter().map(|member| member.waiting.request.items).sum();
+        let expected = self.expected_latency(variant, unit, clock, items);
+        let opp = self.costs.opp_at(unit, clock);
+        let watts = self.costs.busy_watts(variant, unit, opp).unwrap_or(0.0)
+            * self.estimates.power_bias(variant, unit)
+            * self.estimates.power_scale();
+        let reserved = Microjoules::from_f64(watts * expected.as_secs_f64() * 1e6);
+        for member in &mut members {
+            member.rescued = true;
+            member.reserved = share(reserved, member.waiting.request.items, items);
+            self.ledger.reserve(member.waiting.request.class, member.reserved, now);
+        }
+        let requests: BatchRequests = members.iter().map(|member| member.waiting.request.id).collect();
+        let dispatch = Dispatch {
+            batch: self.next_batch_id(),
+            unit,
+            variant,
+            requests,
+            items,
+            clock,
+            expected,
+            reserved,
+        };
+        self.start(dispatch, members, Hedges::default(), now);
+    }
+
+    /// Sets the clock of a batch and sends it to its lane.
+    pub(super) fn start(
+        &mut self,
+        dispatch: Dispatch,
+        members: SmallVec<[Member; 8]>,
+        hedges: Hedges,
+        now: Timestamp,
+    ) {
+        let Dispatch { unit, variant, clock, items, .. } = dispatch;
+        let course = self.course_of(variant, unit, clock, items);
+        self.pin_clock(unit, clock, now);
+        if let Some(setpoints) = self.clocks.take_pending() {
+            self.effects.push_back(Effect::Set(setpoints));
+        }
+        self.estimates.begin(variant, unit);
+        let bias = self.estimates.power_bias(variant, unit);
+        let running = Running::new(dispatch.clone(), members, now, (course, bias), hedges);
+        self.lanes[unit.index()].start(running);
+        self.effects.push_back(Effect::Dispatch(dispatch));
+    }
+
+    /// The course of a run by the profile, from the clock in force to the one asked for.
+    fn course_of(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> Course {
+        let (seconds, watts) = self.pace(variant, unit, clock, items);
+        let domain = self.catalog.board.units[unit.index()].domain;
+        let present = domain.and_then(|domain| self.clocks.present(domain, &self.snapshot));
+        match (domain, present) {
+            (Some(domain), Some(present)) if present != clock => {
+                let (slow_s, slow_w) = self.pace(variant, unit, present, items);
+                let mut course = Course::steady(slow_s, slow_w);
+                let settle = self.catalog.board.domains[domain.index()].settle;
+                course.change(settle.as_secs_f64(), seconds, watts);
+                course
+            }
+            _ => Course::steady(seconds, watts),
+        }
+    }
+
+    /// Profiled seconds of a batch at a clock, and watts above idle as meters corrected them.
+    fn pace(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> (f64, f64) {
+        let opp = self.costs.opp_at(unit, clock);
+        let seconds = self.costs.latency(variant, unit, opp, items).map_or(0.0, Nanos::as_secs_f64);
+        let watts = self.costs.busy_watts(variant, unit, opp).unwrap_or(0.0);
+        (seconds, watts * self.estimates.power_bias(variant, unit))
+    }
+
+    /// Asks for a clock, and takes note of it in the courses of what runs in the domain.
+    pub(super) fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
+        let spec = &self.catalog.board.units[unit.index()];
+        let Some(domain) = spec.domain.filter(|_| clock != Kilohertz::ZERO) else { return };
+        if self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now) {
+            self.change_courses(domain, clock, now);
+        }
+    }
+
+    fn change_courses(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
+        let settled = now.after(self.catalog.board.domains[domain.index()].settle);
+        for index in 0..self.lanes.len() {
+            if self.catalog.board.units[index].domain != Some(domain) {
+                continue;
+            }
+            let Some(running) = &self.lanes[index].running else { continue };
+            let Dispatch { variant, unit, items, .. } = running.dispatch;
+            let (seconds, watts) = self.pace(variant, unit, clock, items);
+            if let Some(running) = &mut self.lanes[index].running {
+                running.change(settled, seconds, watts, clock);
+            }
+        }
+    }
+
+    /// Somebody answered the request: nobody else needs to.
+    pub(super) fn mark_answered(&mut self, request: RequestId) {
+        for unit in 0..self.lanes.len() {
+            if self.lanes[unit].mark_answered(request) {
+                self.abort_if_abandoned(UnitId::at(unit));
+            }
+        }
+    }
+
+    pub(super) fn next_batch_id(&mut self) -> BatchId {
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        batch
+    }
+}

@@ -1,0 +1,204 @@
+//! A unit as a place to run on, and what could rescue a run there.
+
+use super::cost::Cost;
+use super::prefix::Prefix;
+use super::{CANCEL, Course, Risk, View};
+use crate::core::catalog::{DomainId, UnitId, VariantId};
+use crate::core::energy::Objective;
+use crate::time::Timestamp;
+use crate::units::Kilohertz;
+use std::ops::Range;
+
+/// A rescue is given as much longer than expected as all but so many of the runs on its unit take.
+const RESCUE_QUANTILE: f64 = 0.995;
+/// Odds that it is late all the same: what delays the run that it replaces may delay it, too.
+pub(super) const RESCUE_FAILS: f64 = 0.01;
+
+/// What is common to all runs on a unit now.
+#[derive(Debug, Clone)]
+pub(super) struct Place<'a> {
+    pub(super) unit: UnitId,
+    pub(super) clocks: &'a [Kilohertz],
+    /// Operating points to choose from.
+    pub(super) points: Range<usize>,
+    /// The operating point in force.
+    present: usize,
+    /// How long a change takes, s.
+    pub(super) settle_s: f64,
+    /// When it will be free.
+    pub(super) free_at: Timestamp,
+    pub(super) risk: Risk,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(view: &View<'a>, unit: UnitId) -> Self {
+        let board = &view.catalog.board;
+        let domain = board.units[unit.index()].domain;
+        let (points, present) = domain.map_or((0..1, None), |domain| clock_points(view, domain));
+        Self {
+            unit,
+            clocks: view.costs.clocks(unit),
+            // A domain whose clock is not known runs at its lowest at worst.
+            present: present.map_or(points.start, |clock| view.costs.opp_at(unit, clock)),
+            points,
+            settle_s: domain.map_or(0.0, |domain| board.domains[domain.index()].settle.as_secs_f64()),
+            free_at: view.free_at[unit.index()].max(view.now),
+            risk: view.risks.get(unit.index()).copied().unwrap_or_default(),
+        }
+    }
+
+    /// The highest operating point to choose from.
+    pub(super) fn top(&self) -> usize {
+        self.points.end - 1
+    }
+
+    /// Seconds in which the clock is not yet that of the `opp`-th operating point.
+    pub(super) fn change_s(&self, opp: usize) -> f64 {
+        if opp == self.present { 0.0 } else { self.settle_s }
+    }
+}
+
+/// The operating points to choose from in a domain, and the clock in force.
+fn clock_points(view: &View<'_>, domain: DomainId) -> (Range<usize>, Option<Kilohertz>) {
+    let all = view.clocks.choices(&view.catalog.board, domain, view.snapshot);
+    if all.is_empty() {
+        return (0..1, None);
+    }
+    let present = view.clocks.present(domain, view.snapshot);
+    let points = match view.budgets.objective {
+        _ if view.regime.is_blind() => all.start..all.start + 1,
+        Objective::Performance => all.end - 1..all.end,
+        Objective::LeastEnergy => shared_floor(view, domain, all, present),
+    };
+    (points, present)
+}
+
+/// While another unit runs on the same domain, its clock may rise but not fall under it.
+fn shared_floor(
+    view: &View<'_>,
+    domain: DomainId,
+    all: Range<usize>,
+    present: Option<Kilohertz>,
+) -> Range<usize> {
+    let Some(present) = present.filter(|_| view.domain_busy[domain.index()]) else { return all };
+    let opps = &view.catalog.board.domains[domain.index()].opps;
+    let floor = opps.iter().position(|&opp| opp >= present).unwrap_or(all.end - 1);
+    floor.min(all.end - 1)..all.end
+}
+
+/// A variant on a place, with what was learned about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair<'a, 'p> {
+    pub(super) variant: VariantId,
+    pub(super) place: &'p Place<'a>,
+    pub(super) accuracy: f64,
+    items: u32,
+    cost: &'a Cost,
+    slowdown: f64,
+    watts: f64,
+}
+
+impl<'a, 'p> Pair<'a, 'p> {
+    pub(super) fn new(view: &View<'a>, variant: VariantId, place: &'p Place<'a>, items: u32) -> Option<Self> {
+        let estimates = view.estimates;
+        Some(Self {
+            variant,
+            place,
+            accuracy: view.catalog.variants[variant.index()].accuracy.as_fraction(),
+            items,
+            cost: view.costs.of(variant, place.unit)?,
+            slowdown: estimates.slowdown(variant, place.unit),
+            watts: estimates.power_scale() * estimates.power_bias(variant, place.unit),
+        })
+    }
+
+    /// Expected seconds at an operating point, if the clock were in force from the start.
+    pub(super) fn seconds(&self, opp: usize) -> f64 {
+        self.cost.seconds(opp, self.items) * self.slowdown
+    }
+
+    pub(super) fn watts(&self, opp: usize) -> f64 {
+        self.cost.busy_w[opp] * self.watts
+    }
+
+    /// Whether no higher operating point costs less.
+    pub(super) fn pays(&self, opp: usize) -> bool {
+        self.cost.pays[opp]
+    }
+
+    /// The course of a run at an operating point: at the clock in force until the change is through.
+    pub(super) fn course(&self, opp: usize) -> Course {
+        let change_s = self.place.change_s(opp);
+        let present = if change_s > 0.0 { self.place.present } else { opp };
+        let mut course = Course::steady(self.seconds(present), self.watts(present));
+        if change_s > 0.0 {
+            course.change(change_s, self.seconds(opp), self.watts(opp));
+        }
+        course
+    }
+}
+
+/// What answers where a run takes too long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fallback<'a, 'p> {
+    pub(super) pair: Pair<'a, 'p>,
+    /// Whether the run is cancelled for it; else it runs beside it on another unit.
+    pub(super) cancels: bool,
+    /// How much longer than expected it may take.
+    slack: f64,
+}
+
+impl<'a, 'p> Fallback<'a, 'p> {
+    /// The fastest that the batch's requests accept, for runs on `unit`; they may be spent twice, so requests
+    /// that limit their energy get none.
+    pub(super) fn find(
+        view: &View<'a>,
+        places: &'p [Place<'a>],
+        unit: UnitId,
+        prefix: &Prefix,
+        variants: &[VariantId],
+    ) -> Option<Self> {
+        if !view.tuning.hedging || prefix.variant.is_some() || prefix.energy_per_item.is_finite() {
+            return None;
+        }
+        let units = &view.catalog.board.units;
+        let cancels = units[unit.index()].preemptible;
+        let fits = |place: &&Place<'_>| {
+            let other = place.unit != unit;
+            let apart = units[place.unit.index()].group != units[unit.index()].group;
+            if cancels { !other } else { other && apart && place.free_at <= view.now }
+        };
+        let mut best: Option<(f64, Pair<'a, 'p>)> = None;
+        for place in places.iter().filter(fits) {
+            for &variant in variants {
+                if view.catalog.variants[variant.index()].accuracy < prefix.floor
+                    || !view.residency.is_available(variant, place.unit)
+                {
+                    continue;
+                }
+                let Some(pair) = Pair::new(view, variant, place, prefix.items) else { continue };
+                let seconds = pair.seconds(place.top()) + place.change_s(place.top());
+                if best.is_none_or(|(least, _)| seconds < least) {
+                    best = Some((seconds, pair));
+                }
+            }
+        }
+        let (_, pair) = best?;
+        let slack = view.estimates.quantile(pair.variant, pair.place.unit, RESCUE_QUANTILE).max(1.0);
+        Some(Self { pair, cancels, slack })
+    }
+
+    /// The operating point of the rescue when the clock stands at `opp`, and how long before the deadline it
+    /// must begin, s. It is taken to be as slow as the run that it replaces has been by then, `ratio`.
+    pub(super) fn lead(&self, opp: usize, ratio: f64) -> (usize, f64) {
+        let place = self.pair.place;
+        let (slack, top) = (self.slack.max(ratio), place.top());
+        if !self.cancels {
+            return (top, place.change_s(top) + self.pair.seconds(top) * slack);
+        }
+        let cancel_s = CANCEL.as_secs_f64();
+        let stays = cancel_s + self.pair.seconds(opp) * slack;
+        let rises = cancel_s + place.settle_s + self.pair.seconds(top) * slack;
+        if stays <= rises { (opp, stays) } else { (top, rises) }
+    }
+}
