@@ -57,7 +57,7 @@ pub(super) struct Running {
     since: Timestamp,
     /// Latency by the profile alone, without what was learned since.
     profiled: Nanos,
-    /// Power above idle by the profile, corrected by what meters showed.
+    /// Power above idle, as expected when it began.
     busy_w: f64,
     aborted: bool,
 }
@@ -87,15 +87,10 @@ pub(super) struct Lane {
     /// How long the last load took.
     load_time: Option<Nanos>,
     failures: u32,
-    /// Modelled energy of finished work since the last sample, microjoules.
-    busy_uj: f64,
-    /// Start of the part of the running batch that is not yet in `busy_uj`.
-    busy_from: Timestamp,
 }
 
 impl Lane {
     pub(super) fn start(&mut self, running: Running) {
-        self.busy_from = running.since;
         self.running = Some(running);
     }
 
@@ -140,22 +135,6 @@ impl Lane {
             (member.request, member.app)
         })
         .collect()
-    }
-
-    /// Modelled energy since the last call, of finished and running work.
-    pub(super) fn take_busy_energy(&mut self, now: Timestamp) -> f64 {
-        let running = self
-            .running
-            .as_ref()
-            .map_or(0.0, |running| running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6);
-        self.busy_from = now;
-        std::mem::take(&mut self.busy_uj) + running
-    }
-
-    fn finish(&mut self, now: Timestamp) -> Option<Running> {
-        let running = self.running.take()?;
-        self.busy_uj += running.busy_w * now.since(self.busy_from).as_secs_f64() * 1e6;
-        Some(running)
     }
 }
 
@@ -233,7 +212,8 @@ impl Core {
         }) else {
             return;
         };
-        let Some(running) = self.lanes[unit].finish(now) else { return };
+        let Some(running) = self.lanes[unit].running.take() else { return };
+        self.estimates.end(UnitId::at(unit), now);
         let compute = completion.finished.since(completion.started);
         let (energy, energy_source) = self.run_energy(now, &running, completion, compute);
         if completion.result.is_ok() {
@@ -243,6 +223,7 @@ impl Core {
             self.estimates.observe_latency(
                 running.dispatch.variant,
                 running.dispatch.unit,
+                running.dispatch.clock,
                 running.profiled,
                 compute,
             );
@@ -278,10 +259,8 @@ impl Core {
     /// A meter tells what the variant draws on this unit beside what its profile says.
     fn learn_power(&mut self, running: &Running, metered: Option<Microjoules>, compute: Nanos) {
         let Dispatch { variant, unit, clock, .. } = running.dispatch;
-        let opp = self.costs.opp_at(unit, clock);
-        if let Some((metered, watts)) = metered.zip(self.costs.busy_watts(variant, unit, opp)) {
-            let profiled_j = watts * compute.as_secs_f64();
-            self.estimates.observe_energy(variant, unit, profiled_j, metered.as_f64() / 1e6);
+        if let Some(metered) = metered {
+            self.estimates.observe_energy(variant, unit, clock, compute, metered.as_f64() / 1e6);
         }
     }
 
@@ -297,7 +276,7 @@ impl Core {
         if let Some(metered) = completion.energy {
             return (metered, Provenance::Measured);
         }
-        let energy = running.busy_w * self.estimates.power_scale() * compute.as_secs_f64() * 1e6;
+        let energy = running.busy_w * compute.as_secs_f64() * 1e6;
         (Microjoules::from_f64(energy), self.estimates.power_source(now))
     }
 
@@ -307,10 +286,12 @@ impl Core {
             BatchFailure::Cancelled => {}
             BatchFailure::NotLoaded => self.residency.set(variant, unit, Residence::Absent),
             BatchFailure::LaneLost => {
+                self.estimates.fault(unit);
                 self.lanes[unit.index()].end_load(now);
                 self.residency.lost(unit);
             }
             BatchFailure::Provider => {
+                self.estimates.fault(unit);
                 let lane = &mut self.lanes[unit.index()];
                 lane.failures += 1;
                 if lane.failures >= MAX_FAILURES {

@@ -22,11 +22,11 @@ mod status;
 pub mod thermal;
 
 use crate::time::Timestamp;
-use crate::units::{Kilohertz, Microjoules, Microwatts, Nanos};
+use crate::units::{Kilohertz, Microjoules, Microwatts, MilliCelsius, Nanos};
 use catalog::{Catalog, DomainId, Profile, UnitId, VariantId};
 use clocks::Clocks;
 use energy::{Budgets, Ledger, Objective};
-use estimate::Estimates;
+use estimate::{Estimates, Tuning};
 use event::{
     BatchId, BatchRequests, ClockBounds, Dispatch, Effect, Event, Note, Outcome, Readings, Rejection,
     RequestId,
@@ -92,6 +92,15 @@ impl Core {
     /// If `budgets` has no class; validation of the configuration provides the default one.
     #[must_use]
     pub fn new(catalog: Catalog, budgets: Budgets, now: Timestamp) -> Self {
+        Self::tuned(catalog, budgets, Tuning::default(), now)
+    }
+
+    /// The same with parts of the estimators switched off, to show what they are worth.
+    ///
+    /// # Panics
+    /// As [`Core::new`].
+    #[must_use]
+    pub fn tuned(catalog: Catalog, budgets: Budgets, tuning: Tuning, now: Timestamp) -> Self {
         assert!(!budgets.classes.is_empty(), "budgets have at least the default class");
         Self {
             costs: CostTable::new(&catalog),
@@ -99,7 +108,7 @@ impl Core {
             snapshot: Snapshot::new(&catalog.board),
             thermal: Thermal::new(&catalog.board),
             ledger: Ledger::new(&budgets, now),
-            estimates: Estimates::new(&catalog),
+            estimates: Estimates::tuned(&catalog, tuning),
             residency: Residency::new(&catalog),
             clocks: Clocks::new(&catalog.board),
             lanes: vec![Lane::default(); catalog.board.units.len()],
@@ -146,6 +155,7 @@ impl Core {
             Event::Probing(unit) => self.probing = unit,
             Event::Hold { domain, clock } => self.clocks.hold(domain, clock, now),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
+            Event::Restored(learned) => self.estimates.restore(&learned),
             Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),
             Event::Drain => self.draining = true,
             Event::Wake => {}
@@ -345,10 +355,9 @@ impl Core {
             expected: chosen.latency,
             reserved: chosen.energy,
         };
-        let busy_w = self.costs.busy_watts(chosen.variant, chosen.unit, opp).unwrap_or(0.0)
-            * self.estimates.power_bias(chosen.variant, chosen.unit);
+        let busy_w = self.estimates.busy_watts(chosen.variant, chosen.unit, chosen.clock);
         let running = Running::new(dispatch.clone(), members, now, profiled, busy_w);
-        self.estimates.begin(chosen.variant, chosen.unit);
+        self.estimates.begin(chosen.variant, chosen.unit, chosen.clock, now);
         self.lanes[chosen.unit.index()].start(running);
         self.effects.push_back(Effect::Note(Note::Decision(*explanation)));
         self.effects.push_back(Effect::Dispatch(dispatch));
@@ -440,17 +449,20 @@ impl Core {
 
     fn sampled(&mut self, now: Timestamp, readings: &Readings) {
         let span = self.snapshot.sampled_at.map_or(Nanos::ZERO, |at| now.since(at));
-        let busy = self.busy_power(now, span);
-        let idle = self.estimates.idle_power();
-        let modelled =
-            idle.saturating_add(Microwatts::from_f64(busy.as_f64() * self.estimates.power_scale()));
         let fresh_rails = readings.rails.iter().any(Result::is_ok);
         self.snapshot.absorb(now, readings, self.board_power);
+        let hottest = self.snapshot.hottest(now, self.budgets.stale_after);
+        let busy = self.estimates.close_interval(now, hottest.map(MilliCelsius::as_celsius));
+        let modelled = self.estimates.idle_power().saturating_add(busy);
         let measured = self.snapshot.board_power(now, Nanos::ZERO).filter(|_| fresh_rails);
-        if let Some(measured) = measured {
-            self.estimates.observe_power(measured, idle, busy, now);
+        // What a probe draws is nobody's here.
+        if let (Some(measured), None) = (measured, self.probing) {
+            self.estimates.observe_power(measured, busy, now);
         }
         self.board_power = measured.unwrap_or(modelled);
+        if let Some(hottest) = hottest.filter(|_| self.snapshot.all_fresh(now)) {
+            self.estimates.observe_heat(now, hottest, self.board_power);
+        }
         self.ledger.board_energy = self.ledger.board_energy.saturating_add(self.board_power.over(span));
         if self.snapshot.battery.at == now && self.snapshot.battery.fault.is_none() {
             self.energy_at_battery = self.ledger.board_energy;
@@ -472,19 +484,6 @@ impl Core {
         }
     }
 
-    /// Mean modelled power above idle over the last `span`.
-    fn busy_power(&mut self, now: Timestamp, span: Nanos) -> Microwatts {
-        let mut energy_uj = 0.0;
-        for lane in &mut self.lanes {
-            energy_uj += lane.take_busy_energy(now);
-        }
-        if span == Nanos::ZERO {
-            Microwatts::ZERO
-        } else {
-            Microwatts::from_f64(energy_uj / span.as_secs_f64())
-        }
-    }
-
     fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
         self.lanes[unit.index()].end_load(now);
         self.back_off(now, variant, unit);
@@ -501,7 +500,7 @@ impl Core {
         self.catalog.variants[variant.index()].profiles[unit.index()] = profile;
         self.residency.profiles_changed();
         self.costs.update(&self.catalog, variant, unit);
-        self.estimates.forget(variant, unit);
+        self.estimates.forget(&self.catalog, variant, unit);
         self.residency.pardon(variant, unit);
         if profile.is_none() {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));

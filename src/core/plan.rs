@@ -114,13 +114,11 @@ pub enum Choice {
     Reject(Rejection, Option<Nanos>),
 }
 
-/// Latency and power of a variant on a unit at each operating point of the unit's domain.
+/// Latency of a variant on a unit at each operating point of the unit's domain.
 #[derive(Debug, Clone)]
 struct Cost {
     /// Seconds for one item, overhead excluded, by operating point.
     item_s: Box<[f64]>,
-    /// Watts above idle, by operating point.
-    busy_w: Box<[f64]>,
     overhead_s: f64,
     marginal: f64,
 }
@@ -163,13 +161,8 @@ impl CostTable {
         let clocks = &self.clocks[unit.index()];
         self.costs[variant.index()][unit.index()] = profile.map(|profile: Profile| {
             let bare = crate::core::catalog::Roofline { overhead_s: 0.0, ..profile.latency };
-            let power = &catalog.board.units[unit.index()].busy_power;
             Cost {
                 item_s: clocks.iter().map(|&clock| bare.latency(clock, 1).as_secs_f64()).collect(),
-                busy_w: clocks
-                    .iter()
-                    .map(|&clock| power.at(clock).as_watts() * profile.power_scale)
-                    .collect(),
                 overhead_s: profile.latency.overhead_s,
                 marginal: profile.latency.marginal,
             }
@@ -187,12 +180,6 @@ impl CostTable {
     pub fn latency(&self, variant: VariantId, unit: UnitId, opp: usize, items: u32) -> Option<Nanos> {
         let cost = self.costs[variant.index()][unit.index()].as_ref()?;
         Some(Nanos::from_secs_f64(cost.seconds(opp, items)))
-    }
-
-    /// Profiled power above idle at the unit's `opp`-th operating point, in watts.
-    #[must_use]
-    pub fn busy_watts(&self, variant: VariantId, unit: UnitId, opp: usize) -> Option<f64> {
-        Some(self.costs[variant.index()][unit.index()].as_ref()?.busy_w[opp])
     }
 
     /// Index of the operating point of `unit` nearest below `clock`.
@@ -422,9 +409,7 @@ fn price(
 ) {
     let Some(cost) = &view.costs.costs[variant.index()][unit.index()] else { return };
     let accuracy = view.catalog.variants[variant.index()].accuracy;
-    let slowdown = view.estimates.slowdown(variant, unit);
     let tail = view.estimates.tail(unit);
-    let power_scale = view.estimates.power_scale() * view.estimates.power_bias(variant, unit);
     let free_at = view.free_at[unit.index()].max(view.now);
     let domain = view.catalog.board.units[unit.index()].domain;
     let (points, present) = clock_points(view, unit);
@@ -435,11 +420,12 @@ fn price(
         }
         for opp in points.clone() {
             let clock = view.costs.clocks[unit.index()][opp];
+            let slowdown = view.estimates.slowdown_at_point(variant, unit, opp);
             let run_s = cost.seconds(opp, prefix.items) * slowdown;
             // Until a raised clock is in force the run is slower: at worst, all of that time is lost.
             let change_s = if present == Some(clock) { 0.0 } else { settle };
             let lost_s = if present.is_some_and(|present| clock > present) { change_s } else { 0.0 };
-            let watts = cost.busy_w[opp] * power_scale;
+            let watts = view.estimates.busy_watts_at_point(variant, unit, opp);
             let energy = Microjoules::from_f64((run_s + change_s) * watts * 1e6);
             let candidate = Candidate {
                 variant,
