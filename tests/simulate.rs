@@ -87,7 +87,7 @@ fn every_board_runs_and_has_the_fields_of_the_interface() {
     let boards: BTreeSet<PathBuf> = boards.collect();
     assert!(boards.len() >= 5);
     let workload = ten_seconds(folder.path());
-    let flags = ["--policy", "wattd,performance", "--json"].map(Into::into);
+    let flags = ["--policy", "wattd,performance", "--json"].map(OsStr::new);
     let mut args = vec![OsStr::new("--workload"), workload.as_os_str(), OsStr::new("--board")];
     args.extend(boards.iter().map(|board| board.as_os_str()));
     args.extend::<[&OsStr; 3]>(flags);

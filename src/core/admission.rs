@@ -7,7 +7,7 @@
 
 use super::Core;
 use crate::core::catalog::UnitId;
-use crate::core::estimate::GUESS_FACTOR;
+use crate::core::estimate::{GUESS_FACTOR, StreamKey};
 use crate::core::event::{Outcome, Rejection, Request};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
@@ -28,6 +28,7 @@ impl Core {
             return;
         }
         self.residency.used(request.model, now);
+        self.estimates.arrived(StreamKey::of(&request), now);
         match self.admit(now, request) {
             Ok(waiting) => self.queue.push(waiting),
             Err((reason, retry_after)) => {
@@ -133,10 +134,8 @@ impl Core {
         let points = 0..self.costs.clocks(unit).len();
         points.into_iter().any(|opp| {
             let latency = self.costs.latency(variant, unit, opp, waiting.request.items);
-            let watts = self.costs.busy_watts(variant, unit, opp);
-            let energy = latency.zip(watts).map(|(latency, watts)| latency.as_secs_f64() * watts * 1e6);
-            let scale = self.estimates.power_scale() * self.estimates.power_bias(variant, unit);
-            energy.is_some_and(|energy| energy * scale <= limit.as_f64())
+            let watts = self.estimates.busy_watts_at_point(variant, unit, opp);
+            latency.is_some_and(|latency| latency.as_secs_f64() * watts * 1e6 <= limit.as_f64())
         })
     }
 

@@ -11,10 +11,10 @@ impl Core {
     /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
     pub(super) fn update_caps(&mut self, now: Timestamp) {
         let idle = self.estimates.idle_power();
-        let floor = (idle, self.frugal_power());
         let elapsed = now.since(self.budgets_since);
         let spent = self.ledger.board_energy.saturating_sub(self.energy_at_budgets);
-        let heat = self.thermal.allowance(now, &self.snapshot, &self.budgets, &self.catalog.board, floor);
+        let (board, frugal) = (&self.catalog.board, self.frugal_power());
+        let heat = self.thermal.allowance(now, &self.snapshot, &self.budgets, board, &self.estimates, frugal);
         let energy = self.budgets.energy.and_then(|allowance| allowance.power(spent, elapsed));
         let battery = self.budgets.battery.and_then(|battery| self.battery_cap(battery, elapsed));
         let caps = [

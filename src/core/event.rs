@@ -2,6 +2,7 @@
 //! speak these two enums and nothing else.
 
 use crate::core::catalog::{Catalog, DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::estimate::Learned;
 use crate::time::Timestamp;
 use crate::units::{Bytes, Kilohertz, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
@@ -265,6 +266,8 @@ pub enum Event {
         /// What was found.
         profile: Option<Profile>,
     },
+    /// What an earlier life learned.
+    Restored(Box<Learned>),
     /// The operator changed budgets or classes.
     Reconfigured(Box<crate::core::energy::Budgets>),
     /// No new requests from now on; what is queued is finished.

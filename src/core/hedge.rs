@@ -133,7 +133,7 @@ impl Core {
 
     fn expected_latency(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> Nanos {
         let profiled = self.costs.latency(variant, unit, self.costs.opp_at(unit, clock), items);
-        let slowdown = self.estimates.slowdown(variant, unit);
+        let slowdown = self.estimates.slowdown_at(variant, unit, clock);
         profiled.map_or(Nanos::MAX, |profiled| Nanos::from_f64(profiled.as_f64() * slowdown))
     }
 
@@ -160,10 +160,7 @@ impl Core {
         let Rescue { variant, unit, clock, .. } = rescue;
         let items: u32 = members.iter().map(|member| member.waiting.request.items).sum();
         let expected = self.expected_latency(variant, unit, clock, items);
-        let opp = self.costs.opp_at(unit, clock);
-        let watts = self.costs.busy_watts(variant, unit, opp).unwrap_or(0.0)
-            * self.estimates.power_bias(variant, unit)
-            * self.estimates.power_scale();
+        let watts = self.estimates.busy_watts(variant, unit, clock);
         let reserved = Microjoules::from_f64(watts * expected.as_secs_f64() * 1e6);
         for member in &mut members {
             member.rescued = true;
@@ -198,9 +195,8 @@ impl Core {
         if let Some(setpoints) = self.clocks.take_pending() {
             self.effects.push_back(Effect::Set(setpoints));
         }
-        self.estimates.begin(variant, unit);
-        let bias = self.estimates.power_bias(variant, unit);
-        let running = Running::new(dispatch.clone(), members, now, (course, bias), hedges);
+        self.estimates.begin(variant, unit, clock, now);
+        let running = Running::new(dispatch.clone(), members, now, course, hedges);
         self.lanes[unit.index()].start(running);
         self.effects.push_back(Effect::Dispatch(dispatch));
     }
@@ -222,12 +218,11 @@ impl Core {
         }
     }
 
-    /// Profiled seconds of a batch at a clock, and watts above idle as meters corrected them.
+    /// Profiled seconds of a batch at a clock, and expected watts above idle.
     fn pace(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> (f64, f64) {
         let opp = self.costs.opp_at(unit, clock);
         let seconds = self.costs.latency(variant, unit, opp, items).map_or(0.0, Nanos::as_secs_f64);
-        let watts = self.costs.busy_watts(variant, unit, opp).unwrap_or(0.0);
-        (seconds, watts * self.estimates.power_bias(variant, unit))
+        (seconds, self.estimates.busy_watts(variant, unit, clock))
     }
 
     /// Asks for a clock, and takes note of it in the courses of what runs in the domain.
@@ -250,6 +245,7 @@ impl Core {
             let (seconds, watts) = self.pace(variant, unit, clock, items);
             if let Some(running) = &mut self.lanes[index].running {
                 running.change(settled, seconds, watts, clock);
+                self.estimates.reclock(UnitId::at(index), clock, settled);
             }
         }
     }

@@ -51,12 +51,10 @@ pub(super) struct Running {
     pub(super) dispatch: Dispatch,
     members: SmallVec<[Member; 8]>,
     pub(super) since: Timestamp,
-    /// Clock and power over time, and so the work done: by the profile alone, without what was learned since.
+    /// Clock and power over time, and so the work done: time by the profile alone, without what was learned since.
     course: Course,
     /// Clock in force or on its way.
     clock: Kilohertz,
-    /// What meters have made of the profile's power, within the course.
-    power_bias: f64,
     pub(super) hedges: Hedges,
     pub(super) aborted: bool,
 }
@@ -66,11 +64,11 @@ impl Running {
         dispatch: Dispatch,
         members: SmallVec<[Member; 8]>,
         since: Timestamp,
-        (course, power_bias): (Course, f64),
+        course: Course,
         hedges: Hedges,
     ) -> Self {
         let clock = dispatch.clock;
-        Self { dispatch, members, since, course, clock, power_bias, hedges, aborted: false }
+        Self { dispatch, members, since, course, clock, hedges, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -81,12 +79,6 @@ impl Running {
     pub(super) fn change(&mut self, at: Timestamp, seconds: f64, watts: f64, clock: Kilohertz) {
         self.course.change(at.since(self.since).as_secs_f64(), seconds, watts);
         self.clock = clock;
-    }
-
-    /// Energy by the model between two moments, microjoules.
-    fn modelled_uj(&self, from: Timestamp, until: Timestamp) -> f64 {
-        let after = |at: Timestamp| at.since(self.since).as_secs_f64();
-        self.course.between(after(from), after(until)) * 1e6
     }
 
     /// What the profile says that a run takes which has taken `actual` over the clocks that it saw.
@@ -131,15 +123,10 @@ pub(super) struct Lane {
     /// How long the last load took.
     load_time: Option<Nanos>,
     failures: u32,
-    /// Modelled energy of finished work since the last sample, microjoules.
-    busy_uj: f64,
-    /// Start of the part of the running batch that is not yet in `busy_uj`.
-    busy_from: Timestamp,
 }
 
 impl Lane {
     pub(super) fn start(&mut self, running: Running) {
-        self.busy_from = running.since;
         self.running = Some(running);
     }
 
@@ -210,19 +197,6 @@ impl Lane {
             marked = true;
         }
         marked
-    }
-
-    /// Modelled energy since the last call, of finished and running work.
-    pub(super) fn take_busy_energy(&mut self, now: Timestamp) -> f64 {
-        let running = self.running.as_ref().map_or(0.0, |running| running.modelled_uj(self.busy_from, now));
-        self.busy_from = now;
-        std::mem::take(&mut self.busy_uj) + running
-    }
-
-    fn finish(&mut self, now: Timestamp) -> Option<Running> {
-        let running = self.running.take()?;
-        self.busy_uj += running.modelled_uj(self.busy_from, now);
-        Some(running)
     }
 }
 
@@ -295,7 +269,8 @@ impl Core {
         }) else {
             return;
         };
-        let Some(running) = self.lanes[unit].finish(now) else { return };
+        let Some(running) = self.lanes[unit].running.take() else { return };
+        self.estimates.end(UnitId::at(unit), now);
         let compute = completion.finished.since(completion.started);
         let (energy, energy_source) = self.run_energy(now, &running, completion, compute);
         self.learn(unit, &running, completion, compute);
@@ -318,11 +293,11 @@ impl Core {
                 self.lanes[unit].failures = 0;
                 self.residency.proved(variant, id);
                 self.learn_power(running, completion.energy, compute);
-                self.estimates.observe_latency(variant, id, profiled, compute);
+                self.estimates.observe_latency(variant, id, running.clock, profiled, compute);
             }
             // A run that was cancelled for taking long says that it takes longer.
             Err(BatchFailure::Cancelled) if planned.is_some() => {
-                self.estimates.observe_longer(variant, id, profiled, compute);
+                self.estimates.observe_longer(variant, id, running.clock, profiled, compute);
             }
             Err(_) => return,
         }
@@ -367,14 +342,13 @@ impl Core {
     /// A meter tells what the variant draws on this unit beside what its profile says.
     fn learn_power(&mut self, running: &Running, metered: Option<Microjoules>, compute: Nanos) {
         let Dispatch { variant, unit, .. } = running.dispatch;
-        if let Some(metered) = metered {
-            let modelled_j = running.course.joules(compute.as_secs_f64());
-            self.estimates.observe_energy(
-                variant,
-                unit,
-                modelled_j / running.power_bias,
-                metered.as_f64() / 1e6,
-            );
+        let Some(metered) = metered else { return };
+        // What the run drew over all its clocks, as a share of what was expected, tells of the last of them.
+        let expected_j = running.course.joules(compute.as_secs_f64());
+        if expected_j > 0.0 {
+            let watts = self.estimates.busy_watts(variant, unit, running.clock);
+            let joules = metered.as_f64() / 1e6 / expected_j * watts * compute.as_secs_f64();
+            self.estimates.observe_energy(variant, unit, running.clock, compute, joules);
         }
     }
 
@@ -390,7 +364,7 @@ impl Core {
         if let Some(metered) = completion.energy {
             return (metered, Provenance::Measured);
         }
-        let energy = running.course.joules(compute.as_secs_f64()) * self.estimates.power_scale() * 1e6;
+        let energy = running.course.joules(compute.as_secs_f64()) * 1e6;
         (Microjoules::from_f64(energy), self.estimates.power_source(now))
     }
 
@@ -424,10 +398,12 @@ impl Core {
             BatchFailure::Cancelled => {}
             BatchFailure::NotLoaded => self.residency.set(variant, unit, Residence::Absent),
             BatchFailure::LaneLost => {
+                self.estimates.fault(unit);
                 self.lanes[unit.index()].end_load(now);
                 self.residency.lost(unit);
             }
             BatchFailure::Provider => {
+                self.estimates.fault(unit);
                 let lane = &mut self.lanes[unit.index()];
                 lane.failures += 1;
                 if lane.failures >= MAX_FAILURES {

@@ -20,12 +20,11 @@ pub mod queue;
 pub mod residency;
 pub mod snapshot;
 mod status;
-mod tail;
 pub mod thermal;
 pub mod tuning;
 
 use crate::time::Timestamp;
-use crate::units::{Microjoules, Microwatts, Nanos};
+use crate::units::{Microjoules, Microwatts, MilliCelsius, Nanos};
 use catalog::{Catalog, DomainId, Profile, UnitId, VariantId};
 use clocks::Clocks;
 use energy::{Budgets, Ledger, Objective};
@@ -102,7 +101,7 @@ impl Core {
         Self::tuned(catalog, budgets, Tuning::default(), now)
     }
 
-    /// The same with parts of the planner turned off.
+    /// The same with parts of the planner and of the estimators turned off, to show what they are worth.
     ///
     /// # Panics
     /// As [`Core::new`].
@@ -164,6 +163,7 @@ impl Core {
             Event::Probing(unit) => self.probing = unit,
             Event::Hold { domain, clock } => self.clocks.hold(domain, clock, now),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
+            Event::Restored(learned) => self.estimates.restore(&learned),
             Event::Reconfigured(budgets) => self.reconfigure(now, *budgets),
             Event::Drain => self.draining = true,
             Event::Wake => {}
@@ -440,17 +440,20 @@ impl Core {
 
     fn sampled(&mut self, now: Timestamp, readings: &Readings) {
         let span = self.snapshot.sampled_at.map_or(Nanos::ZERO, |at| now.since(at));
-        let busy = self.busy_power(now, span);
-        let idle = self.estimates.idle_power();
-        let modelled =
-            idle.saturating_add(Microwatts::from_f64(busy.as_f64() * self.estimates.power_scale()));
         let fresh_rails = readings.rails.iter().any(Result::is_ok);
         self.snapshot.absorb(now, readings, self.board_power);
+        let hottest = self.snapshot.hottest(now, self.budgets.stale_after);
+        let busy = self.estimates.close_interval(now, hottest.map(MilliCelsius::as_celsius));
+        let modelled = self.estimates.idle_power().saturating_add(busy);
         let measured = self.snapshot.board_power(now, Nanos::ZERO).filter(|_| fresh_rails);
-        if let Some(measured) = measured {
-            self.estimates.observe_power(measured, idle, busy, now);
+        // What a probe draws is nobody's here.
+        if let (Some(measured), None) = (measured, self.probing) {
+            self.estimates.observe_power(measured, busy, now);
         }
         self.board_power = measured.unwrap_or(modelled);
+        if let Some(hottest) = hottest.filter(|_| self.snapshot.all_fresh(now)) {
+            self.estimates.observe_heat(now, hottest, self.board_power);
+        }
         self.ledger.board_energy = self.ledger.board_energy.saturating_add(self.board_power.over(span));
         if self.snapshot.battery.at == now && self.snapshot.battery.fault.is_none() {
             self.energy_at_battery = self.ledger.board_energy;
@@ -472,19 +475,6 @@ impl Core {
         }
     }
 
-    /// Mean modelled power above idle over the last `span`.
-    fn busy_power(&mut self, now: Timestamp, span: Nanos) -> Microwatts {
-        let mut energy_uj = 0.0;
-        for lane in &mut self.lanes {
-            energy_uj += lane.take_busy_energy(now);
-        }
-        if span == Nanos::ZERO {
-            Microwatts::ZERO
-        } else {
-            Microwatts::from_f64(energy_uj / span.as_secs_f64())
-        }
-    }
-
     fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
         self.lanes[unit.index()].end_load(now);
         self.back_off(now, variant, unit);
@@ -501,7 +491,7 @@ impl Core {
         self.catalog.variants[variant.index()].profiles[unit.index()] = profile;
         self.residency.profiles_changed();
         self.costs.update(&self.catalog, variant, unit);
-        self.estimates.forget(variant, unit);
+        self.estimates.forget(&self.catalog, variant, unit);
         self.residency.pardon(variant, unit);
         if profile.is_none() {
             self.effects.push_back(Effect::Note(Note::Quarantined { variant, unit }));

@@ -171,6 +171,18 @@ impl Snapshot {
         })
     }
 
+    /// The highest temperature among zones whose reading is younger than `stale_after`.
+    #[must_use]
+    pub fn hottest(&self, now: Timestamp, stale_after: Nanos) -> Option<MilliCelsius> {
+        self.zones.iter().filter_map(|zone| zone.fresh(now, stale_after)).max()
+    }
+
+    /// Whether every zone that ever spoke was read at `now`.
+    #[must_use]
+    pub fn all_fresh(&self, now: Timestamp) -> bool {
+        self.zones.iter().all(|zone| zone.value.is_none() || zone.at == now)
+    }
+
     /// Energy left in the battery, if known.
     #[must_use]
     pub fn battery_left(&self, now: Timestamp, stale_after: Nanos) -> Option<(Microjoules, Microjoules)> {

@@ -3,6 +3,7 @@
 use super::{Core, DeviceCap};
 use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::energy::Budgets;
+use crate::core::estimate::Estimates;
 use crate::core::residency::Residence;
 use crate::core::snapshot::Snapshot;
 use crate::core::thermal::Regime;
@@ -150,10 +151,10 @@ impl Core {
         self.clocks.present(domain, &self.snapshot)
     }
 
-    /// Busy power of a variant on a unit relative to its profile, as meters and rails show it.
+    /// What was learned.
     #[must_use]
-    pub fn power_correction(&self, variant: VariantId, unit: UnitId) -> f64 {
-        self.estimates.power_bias(variant, unit) * self.estimates.power_scale()
+    pub fn estimates(&self) -> &Estimates {
+        &self.estimates
     }
 
     /// Whether at least one variant of the model is loaded.

@@ -9,13 +9,15 @@
 //!     ▲ a zone went blind, from any regime    ◀─────────────────────  Critical
 //! ```
 //!
-//! The allowance is a receding horizon of one step: the heatsink's temperature follows from the die's by
-//! the power of the last few seconds, `T_sink = T - R_fast * P`; it moves slowly, so the power that ends
-//! at the limit less the margin is `(limit - margin - T_sink) / R_fast`. As the sink warms the allowance
-//! shrinks and the board settles at the margin instead of swinging across the trip point.
+//! The allowance looks ahead by three of the die's time constants: the heatsink's temperature follows from the
+//! die's by the power of the last few seconds, `T_sink = T - R_fast * P`; from there the learned air and
+//! resistance say with which power the die ends at the limit less the margin (see `estimate/heat.rs`). As the
+//! sink warms the allowance shrinks towards the power that can be drawn for ever, and the board settles at the
+//! margin instead of swinging across the trip point.
 
 use crate::core::catalog::{Board, ThermalModel, ZoneId};
 use crate::core::energy::Budgets;
+use crate::core::estimate::Estimates;
 use crate::core::snapshot::Snapshot;
 use crate::time::Timestamp;
 use crate::units::{Microwatts, MilliCelsius, Nanos};
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 /// Nothing is allowed in the last third of the margin.
 const STOP_SHARE: f64 = 3.0;
+/// How far to look ahead, in time constants of the die: 95 % of what it will do is done by then.
+const HORIZON: f64 = 3.0;
 
 /// How hot the board is, and how far the core trusts that it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -200,8 +204,10 @@ impl Thermal {
         snapshot: &Snapshot,
         budgets: &Budgets,
         board: &Board,
-        (idle, frugal): (Microwatts, Microwatts),
+        estimates: &Estimates,
+        frugal: Microwatts,
     ) -> Option<Microwatts> {
+        let idle = estimates.idle_power();
         let hottest = match heat(now, snapshot, budgets, board) {
             Heat::Unknown => return None,
             Heat::Silent | Heat::Blind(_) => return Some(idle.saturating_add(frugal)),
@@ -215,8 +221,13 @@ impl Thermal {
         }
         let share = ((headroom_k - stop_k) / (margin_k - stop_k).max(1e-3)).min(1.0);
         let floor_w = idle.as_watts() + frugal.as_watts() * share;
-        let r_fast = self.model.fast_k_per_w.max(1e-3);
-        let allowed_w = (headroom_k + r_fast * self.die_power_w - margin_k) / r_fast;
+        if !estimates.tuning().thermal_horizon {
+            return (headroom_k < margin_k).then(|| Microwatts::from_watts(floor_w));
+        }
+        let sink_c = hottest.temperature.as_celsius() - self.model.fast_k_per_w.max(1e-3) * self.die_power_w;
+        let limit_c = hottest.temperature.as_celsius() + headroom_k - margin_k;
+        let horizon = Nanos::from_secs_f64(HORIZON * self.model.fast_tau_s);
+        let allowed_w = estimates.watts_within(sink_c, limit_c, horizon);
         Some(Microwatts::from_watts(allowed_w.max(floor_w)))
     }
 }

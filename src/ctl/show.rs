@@ -175,6 +175,24 @@ fn budgets(status: &Status) -> Table {
     table
 }
 
+/// What `wattctl status --estimators` prints.
+#[must_use]
+pub fn estimators(status: &Status) -> String {
+    let mut table = table(&["estimator", "of", "mean error", "judged", "state", "now"]);
+    for estimator in &status.estimators {
+        let values = estimator.values.iter().map(|(name, value)| format!("{name} {value:.3}"));
+        table.add_row(vec![
+            Cell::new(&estimator.name),
+            Cell::new(estimator.unit.as_deref().unwrap_or("board")),
+            right(known(estimator.error.map(percent))),
+            right(estimator.observations.to_string()),
+            Cell::new(wire(estimator.state)),
+            Cell::new(values.collect::<Vec<_>>().join("\n")),
+        ]);
+    }
+    format!("{table}\n")
+}
+
 fn footing(text: &mut String, status: &Status) {
     for sentence in &status.missing {
         let _ = writeln!(text, "missing: {sentence}");
@@ -321,7 +339,7 @@ fn span(seconds: f64) -> impl Display {
 mod tests {
     use super::*;
     use crate::core::event::SensorFault;
-    use crate::ctl::status::{DomainStatus, ZoneStatus};
+    use crate::ctl::status::{DomainStatus, EstimatorState, EstimatorStatus, ZoneStatus};
     use crate::exec::{DataType, Tensor};
 
     #[test]
@@ -344,6 +362,24 @@ mod tests {
         for expected in
             ["71.2 °C", "no data", "1600 MHz", "does not follow", "1h 1m 1s", "problem: crepe/tiny-fp16"]
         {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_estimator_says_how_far_off_it_was() {
+        let values = [("p99_ratio".to_owned(), 1.0875)].into();
+        let latency = EstimatorStatus {
+            name: "latency".into(),
+            unit: Some("gpu".into()),
+            error: Some(0.0213),
+            observations: 40,
+            state: EstimatorState::Known,
+            values,
+        };
+        let heat = EstimatorStatus { name: "heat".into(), ..EstimatorStatus::default() };
+        let text = estimators(&Status { estimators: vec![latency, heat], ..Status::default() });
+        for expected in ["latency", "gpu", "2.13 %", "40", "known", "p99_ratio 1.08", "board", "guess"] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
     }

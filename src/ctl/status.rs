@@ -55,6 +55,8 @@ pub struct Status {
     pub units: Vec<UnitStatus>,
     /// Classes of requests.
     pub classes: Vec<ClassStatus>,
+    /// What is learned while serving, and how far off it was.
+    pub estimators: Vec<EstimatorStatus>,
     /// Totals since the start.
     pub counters: Counters,
     /// One sentence for each thing that the board lacks.
@@ -215,6 +217,35 @@ pub struct ClassStatus {
     pub latency_ms: f64,
     /// Least accuracy, 0 to 1, of a request that names none.
     pub min_accuracy: f64,
+}
+
+/// An estimator.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EstimatorStatus {
+    /// What it predicts: `latency`, `board_power`, `run_power`, `heat`.
+    pub name: String,
+    /// The unit that it is about; `null` for the whole board.
+    pub unit: Option<String>,
+    /// Mean absolute relative error of its predictions, the latest weighing most; `null` before the first.
+    pub error: Option<f64>,
+    /// Predictions judged.
+    pub observations: u64,
+    /// Whether that is enough to rely on.
+    pub state: EstimatorState,
+    /// What it says now, by name; the unit of a figure is at the name's end.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// Whether an estimator knows or guesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EstimatorState {
+    /// Too few predictions were judged.
+    #[default]
+    Guess,
+    /// Enough were.
+    Known,
 }
 
 /// Totals since the daemon's start.

@@ -11,6 +11,7 @@
 
 mod backend;
 mod engine;
+mod learned;
 mod profiling;
 mod setup;
 mod view;
@@ -29,6 +30,7 @@ use crate::units::Nanos;
 use arc_swap::ArcSwap;
 use backend::Daemon;
 use engine::Engine;
+use learned::LearnedStore;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +41,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use engine::Engine as DaemonEngine;
 pub use setup::StartError;
 
+/// How often what was learned is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 /// Longest wait for running requests at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -65,6 +69,10 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let events: Arc<dyn crate::exec::lane::LaneEvents> = engine.clone();
     let lanes = setup::start_lanes(&config, &board, &models.tables.catalog, runtime, &events, &clock)?;
     engine.attach_lanes(lanes);
+    let learned = Arc::new(learned_store(&config, &board, &models));
+    if let Some(learned) = learned.load() {
+        engine.feed(Event::Restored(Box::new(learned)));
+    }
 
     let daemon = Arc::new(Daemon {
         engine: Arc::clone(&engine),
@@ -76,9 +84,37 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let stop = Arc::new(AtomicBool::new(false));
     let workers = start_workers(&config, &engine, board, models, &stop)?;
     order_models(&config, &engine);
+    keep_learned(&api, &engine, &learned);
     let served = serve(&config, &daemon, log, &api, signals);
     shut_down(&engine, &stop, workers);
+    save(&engine, &learned);
     served
+}
+
+fn learned_store(config: &Config, board: &setup::OpenBoard, models: &setup::OpenModels) -> LearnedStore {
+    let catalog = &models.tables.catalog;
+    let units = catalog.board.units.iter().map(|unit| unit.name.clone()).collect();
+    let hashes = models.tables.files.iter().map(|file| file.sha256.clone()).collect();
+    LearnedStore::new(&config.state_dir, board.identity(), units, hashes)
+}
+
+/// Writes down from time to time what was learned: a power loss must not cost days of it.
+fn keep_learned(runtime: &tokio::runtime::Runtime, engine: &Arc<Engine>, store: &Arc<LearnedStore>) {
+    let (engine, store) = (Arc::clone(engine), Arc::clone(store));
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(SAVE_EVERY).await;
+            let (engine, store) = (Arc::clone(&engine), Arc::clone(&store));
+            let _ = tokio::task::spawn_blocking(move || save(&engine, &store)).await;
+        }
+    });
+}
+
+fn save(engine: &Engine, store: &LearnedStore) {
+    let learned = engine.state().core.estimates().learned();
+    if let Err(error) = store.save(learned) {
+        tracing::warn!(%error, "what was learned is not stored");
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), StartError> {

@@ -88,6 +88,14 @@ pub(super) struct OpenBoard {
     pub(super) state: Option<StateLock>,
 }
 
+impl OpenBoard {
+    /// What is measured and learned holds for. A simulated board must not pass for the real one.
+    pub(super) fn identity(&self) -> String {
+        let name = &self.spec.name;
+        if self.status.simulated { format!("{name}-simulated") } else { name.clone() }
+    }
+}
+
 /// Opens the board that the configuration names.
 pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenBoard, StartError> {
     let spec = BoardSpec::load(&config.board.file)?;
@@ -185,12 +193,7 @@ pub(super) fn open_models(
         ProfileKey {
             model_sha256: sha256.to_owned(),
             unit: spec.name.clone(),
-            // A profile of a simulated board must not pass for one of the real board.
-            board: if board.status.simulated {
-                format!("{}-simulated", board.spec.name)
-            } else {
-                board.spec.name.clone()
-            },
+            board: board.identity(),
             runtime: runtime.version().to_owned(),
             provider: spec.provider.clone(),
             threads: spec.threads,

@@ -2,13 +2,14 @@
 
 use super::engine::{Engine, State};
 use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
+use crate::core::estimate::Report;
 use crate::core::residency::Residence;
 use crate::core::snapshot::Aged;
 use crate::core::thermal;
 use crate::ctl::status::{
-    BatteryStatus, BoardStatus, BudgetStatus, ClassStatus, Counters, DomainStatus, MemoryStatus, ModelStatus,
-    Models, PressureStatus, QueueStatus, RailStatus, Status, UnitStatus, VariantOnUnit, VariantState,
-    VariantStatus, ZoneStatus,
+    BatteryStatus, BoardStatus, BudgetStatus, ClassStatus, Counters, DomainStatus, EstimatorState,
+    EstimatorStatus, MemoryStatus, ModelStatus, Models, PressureStatus, QueueStatus, RailStatus, Status,
+    UnitStatus, VariantOnUnit, VariantState, VariantStatus, ZoneStatus,
 };
 use crate::model::store::LoadedModel;
 use crate::units::{Kilohertz, Microjoules};
@@ -29,6 +30,12 @@ impl Engine {
             let scale = if budget.unit == "J" { 1e6 } else { 1.0 };
             state.observer.budget_left(budget.name, Microjoules::from_f64(budget.left * scale));
         }
+    }
+
+    /// Hands what is learned to the metrics.
+    pub(super) fn show_estimates(&self) {
+        let state = self.state();
+        state.core.estimates().reports().iter().for_each(|report| state.observer.estimate(report));
     }
 
     /// The status document.
@@ -78,6 +85,13 @@ impl Engine {
             },
             units: (0..catalog.board.units.len()).map(|unit| unit_status(&state, UnitId::at(unit))).collect(),
             classes: budgets.classes.iter().map(class).collect(),
+            estimators: state
+                .core
+                .estimates()
+                .reports()
+                .iter()
+                .map(|report| estimator(catalog, report))
+                .collect(),
             counters: counters(&state, core.board_energy),
             missing: fixed.missing.clone(),
             problems: problems(
@@ -153,11 +167,8 @@ impl Engine {
             .domain
             .and_then(|domain| board.domains[domain.index()].opps.last().copied());
         let latency = profile.map(|profile| profile.latency.latency(clock.unwrap_or(Kilohertz::ZERO), 1));
-        let energy = profile.zip(latency).map(|(profile, latency)| {
-            let power = board.units[unit.index()].busy_power.at(clock.unwrap_or(Kilohertz::ZERO));
-            let bias = state.core.power_correction(variant, unit);
-            power.over(latency).as_f64() * profile.power_scale * bias
-        });
+        let watts = state.core.estimates().busy_watts(variant, unit, clock.unwrap_or(Kilohertz::ZERO));
+        let energy = latency.map(|latency| watts * latency.as_secs_f64() * 1e6);
         VariantOnUnit {
             unit: board.units[unit.index()].name.clone(),
             state: state_now,
@@ -186,6 +197,17 @@ fn class(class: &crate::core::energy::ClassBudget) -> ClassStatus {
         name: class.name.clone(),
         latency_ms: class.latency.as_f64() / 1e6,
         min_accuracy: class.min_accuracy.as_fraction(),
+    }
+}
+
+fn estimator(catalog: &Catalog, report: &Report) -> EstimatorStatus {
+    EstimatorStatus {
+        name: report.estimator.to_owned(),
+        unit: report.unit.map(|unit| catalog.board.units[unit.index()].name.clone()),
+        error: (report.meter.observations > 0).then_some(report.meter.error),
+        observations: report.meter.observations,
+        state: if report.meter.is_known() { EstimatorState::Known } else { EstimatorState::Guess },
+        values: report.values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn sense(engine: &Engine, telemetry: &mut dyn Telemetry, period: Nano
         engine.show_budgets();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         if sweep % UPKEEP_EVERY == 0 {
+            engine.show_estimates();
             page.upkeep();
         }
         due = due.after(period);

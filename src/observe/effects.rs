@@ -7,6 +7,7 @@ use super::metrics::{Page, Registry};
 use super::names::Metric;
 use super::notes;
 use crate::core::catalog::{Catalog, Provenance, UnitId, VariantId};
+use crate::core::estimate::Report;
 use crate::core::event::{
     AppId, Applied, BatchFailure, BatchId, ClassId, Completion, Dispatch, Effect, Event, Note, Outcome,
     Readings, Rejection, Request, RequestId, SensorFault, Served,
@@ -286,6 +287,21 @@ impl Observer {
         self.registry.gauge(Metric::BudgetLeft, &[budget]).set(left.as_f64() / 1e6);
     }
 
+    /// How an estimator does, and what it says.
+    pub fn estimate(&self, report: &Report) {
+        let of = report.unit.map_or("board", |unit| Names::at(&self.names.units, unit.index()));
+        let labels = [report.estimator, of];
+        #[allow(clippy::cast_precision_loss, reason = "a count")]
+        let observations = report.meter.observations as f64;
+        self.registry.gauge(Metric::EstimatorObservations, &labels).set(observations);
+        if report.meter.observations > 0 {
+            self.registry.gauge(Metric::EstimatorError, &labels).set(report.meter.error);
+        }
+        for (value, number) in &report.values {
+            self.registry.gauge(Metric::Estimate, &[report.estimator, of, value]).set(*number);
+        }
+    }
+
     /// To be called with every event, before the core handles it.
     pub fn event(&mut self, now: Timestamp, event: &Event) {
         match event {
@@ -314,6 +330,7 @@ impl Observer {
             Event::Cancel(_)
             | Event::Retain { .. }
             | Event::Profiled { .. }
+            | Event::Restored(_)
             | Event::Hold { .. }
             | Event::Probing(_)
             | Event::Drain

@@ -130,6 +130,12 @@ metrics! {
     BatteryPower = "wattd_battery_power_watts" Gauge [];
     /// Energy left of a budget: energy, battery, power, or class:NAME.
     BudgetLeft = "wattd_budget_left_joules" Gauge ["budget"];
+    /// Mean absolute relative error of an estimator: latency, board_power, run_power, heat; of a unit or the board.
+    EstimatorError = "wattd_estimator_error_ratio" Gauge ["estimator", "of"];
+    /// Predictions of an estimator that were judged, those before the last start included.
+    EstimatorObservations = "wattd_estimator_observations" Gauge ["estimator", "of"];
+    /// What an estimator says now; the value's name ends in its unit.
+    Estimate = "wattd_estimate" Gauge ["estimator", "of", "value"];
     /// Decisions of the planner.
     Decisions = "wattd_decisions_total" Counter [];
     /// Time that the core took for one event, planning included.

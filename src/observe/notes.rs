@@ -89,6 +89,9 @@ impl Notes {
                     debug!(batch = completion.batch.0, ?failure, "batch gave no output");
                 }
             }
+            Event::Restored(learned) => {
+                info!(variants = learned.pairs.len(), "what was learned before is taken over");
+            }
             Event::Reconfigured(_) => info!("budgets and classes replaced"),
             Event::Drain => info!("draining: no new requests"),
             Event::Submit(_) | Event::Cancel(_) | Event::Hold { .. } | Event::Probing(_) | Event::Wake => {}

@@ -74,6 +74,9 @@ pub(crate) struct StatusArgs {
     /// Print it again every second until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Only what is learned while serving, and how far off it was.
+    #[arg(long)]
+    pub(crate) estimators: bool,
 }
 
 /// `infer`.

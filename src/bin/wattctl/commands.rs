@@ -83,10 +83,11 @@ async fn status(args: &StatusArgs) -> Done {
     loop {
         let status: Status = ask::get(&args.ask.at.socket, ask::STATUS).await?;
         let clear = if args.watch && !args.ask.json { "\x1b[H\x1b[2J" } else { "" };
-        if args.ask.json {
-            print_json(&status)?;
-        } else {
-            print(&format!("{clear}{}", show::status(&status)))?;
+        match (args.estimators, args.ask.json) {
+            (true, true) => print_json(&status.estimators)?,
+            (true, false) => print(&format!("{clear}{}", show::estimators(&status)))?,
+            (false, true) => print_json(&status)?,
+            (false, false) => print(&format!("{clear}{}", show::status(&status)))?,
         }
         if !args.watch {
             return Ok(());

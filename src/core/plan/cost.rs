@@ -1,16 +1,14 @@
-//! Latency and power of every variant on every unit at every operating point, tabulated.
+//! Latency of every variant on every unit at every operating point, tabulated.
 
 use crate::core::catalog::{Catalog, Profile, Roofline, UnitId, VariantId};
 use crate::units::{Kilohertz, Nanos};
 
-/// Latency and power of a variant on a unit at each operating point of the unit's domain.
+/// Latency of a variant on a unit at each operating point of the unit's domain.
 #[derive(Debug, Clone)]
 pub(super) struct Cost {
     /// Seconds for one item, overhead excluded, by operating point.
     item_s: Box<[f64]>,
-    /// Watts above idle, by operating point.
-    pub(super) busy_w: Box<[f64]>,
-    /// Whether no higher operating point runs one item for less energy.
+    /// Whether no higher operating point runs one item for less energy, by the board's power model.
     pub(super) pays: Box<[bool]>,
     overhead_s: f64,
     marginal: f64,
@@ -21,14 +19,13 @@ impl Cost {
         let bare = Roofline { overhead_s: 0.0, ..profile.latency };
         let mut cost = Self {
             item_s: clocks.iter().map(|&clock| bare.latency(clock, 1).as_secs_f64()).collect(),
-            busy_w: clocks.iter().map(|&clock| watts(clock) * profile.power_scale).collect(),
             pays: vec![false; clocks.len()].into(),
             overhead_s: profile.latency.overhead_s,
             marginal: profile.latency.marginal,
         };
         let mut least = f64::INFINITY;
         for opp in (0..clocks.len()).rev() {
-            let energy = cost.seconds(opp, 1) * cost.busy_w[opp];
+            let energy = cost.seconds(opp, 1) * watts(clocks[opp]);
             cost.pays[opp] = energy < least;
             least = least.min(energy);
         }
@@ -97,12 +94,6 @@ impl CostTable {
     #[must_use]
     pub fn latency(&self, variant: VariantId, unit: UnitId, opp: usize, items: u32) -> Option<Nanos> {
         Some(Nanos::from_secs_f64(self.of(variant, unit)?.seconds(opp, items)))
-    }
-
-    /// Profiled power above idle at the unit's `opp`-th operating point, in watts.
-    #[must_use]
-    pub fn busy_watts(&self, variant: VariantId, unit: UnitId, opp: usize) -> Option<f64> {
-        Some(self.of(variant, unit)?.busy_w[opp])
     }
 
     /// Index of the operating point of `unit` nearest below `clock`.

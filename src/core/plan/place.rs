@@ -5,6 +5,7 @@ use super::prefix::Prefix;
 use super::{CANCEL, Course, Risk, View};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::energy::Objective;
+use crate::core::estimate::Estimates;
 use crate::time::Timestamp;
 use crate::units::Kilohertz;
 use std::ops::Range;
@@ -94,31 +95,28 @@ pub(super) struct Pair<'a, 'p> {
     pub(super) accuracy: f64,
     items: u32,
     cost: &'a Cost,
-    slowdown: f64,
-    watts: f64,
+    estimates: &'a Estimates,
 }
 
 impl<'a, 'p> Pair<'a, 'p> {
     pub(super) fn new(view: &View<'a>, variant: VariantId, place: &'p Place<'a>, items: u32) -> Option<Self> {
-        let estimates = view.estimates;
         Some(Self {
             variant,
             place,
             accuracy: view.catalog.variants[variant.index()].accuracy.as_fraction(),
             items,
             cost: view.costs.of(variant, place.unit)?,
-            slowdown: estimates.slowdown(variant, place.unit),
-            watts: estimates.power_scale() * estimates.power_bias(variant, place.unit),
+            estimates: view.estimates,
         })
     }
 
     /// Expected seconds at an operating point, if the clock were in force from the start.
     pub(super) fn seconds(&self, opp: usize) -> f64 {
-        self.cost.seconds(opp, self.items) * self.slowdown
+        self.cost.seconds(opp, self.items) * self.estimates.slowdown_at_point(self.variant, self.place.unit, opp)
     }
 
     pub(super) fn watts(&self, opp: usize) -> f64 {
-        self.cost.busy_w[opp] * self.watts
+        self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
     }
 
     /// Whether no higher operating point costs less.

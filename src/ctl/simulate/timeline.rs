@@ -97,6 +97,7 @@ fn request(row: &ScheduleRow) -> RequestLine {
                 energy_source: Some(Provenance::Measured),
                 scored: 0,
                 correct: 0,
+                rescued: false,
             };
             (row.outcome == "missed", Outcome::Served(served))
         }

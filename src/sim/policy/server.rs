@@ -85,8 +85,12 @@ impl<P: Policy> Scheduler for Server<P> {
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Reconfigured(budgets) if !budgets.classes.is_empty() => self.state.budgets = *budgets,
             Event::Drain => self.draining = true,
-            // The profiler does not run beside what is compared.
-            Event::Hold { .. } | Event::Probing(_) | Event::Reconfigured(_) | Event::Wake => {}
+            // The profiler does not run beside what is compared, and none of it has an earlier life.
+            Event::Hold { .. }
+            | Event::Probing(_)
+            | Event::Reconfigured(_)
+            | Event::Restored(_)
+            | Event::Wake => {}
         }
         self.expire(now);
         self.schedule(now);
@@ -376,6 +380,7 @@ impl<P: Policy> Server<P> {
                     energy_source: source,
                     accuracy: self.state.catalog.variants[choice.variant.index()].accuracy,
                     missed: completion.finished > *deadline,
+                    rescued: false,
                 }),
                 Err(failure) => Outcome::Rejected { reason: reason(failure), retry_after: None },
             };

@@ -1,0 +1,435 @@
+//! What the core learns while it runs.
+//!
+//! - [`slowdown`]: how much slower each unit's two roofs are than their profiles say, and how far each variant's
+//!   profile is off beside that;
+//! - [`tail`]: how much later than expected a run may be;
+//! - [`power`]: what units and the idle board draw;
+//! - [`heat`]: how warm the air is and how well the heatsink passes heat on;
+//! - [`arrivals`]: when the next request of a stream will come.
+//!
+//! Each shows its own error ([`Meter`]). What is learned is bounded, and no reading makes it anything but finite.
+//! Nothing here allocates after construction.
+
+mod arrivals;
+mod heat;
+mod meter;
+mod power;
+mod saved;
+mod slowdown;
+mod tail;
+
+use crate::core::catalog::{Catalog, Profile, Provenance, UnitId, VariantId};
+use crate::core::tuning::Tuning;
+use crate::time::Timestamp;
+use crate::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
+use arrivals::Arrivals;
+pub use arrivals::StreamKey;
+use heat::Heat;
+pub use meter::Meter;
+use power::{Power, Scale};
+pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
+use slowdown::{Filter, LN_MAX, Point};
+use tail::Tail;
+
+/// Variance of the logarithm of a run's latency, before residuals tell, as in ALERT; and its bounds.
+const OBSERVATION_NOISE: f64 = 1e-3;
+const OBSERVATION_NOISE_RANGE: (f64, f64) = (2e-5, 1e-2);
+/// Deviation of a variant's profile in the logarithm, by where it comes from.
+const BIAS_DEVIATION: [(Provenance, f64); 3] =
+    [(Provenance::Conservative, 2.0), (Provenance::Modelled, 0.3), (Provenance::Measured, 0.03)];
+/// The bias's variance falls no lower: a gain of a fiftieth.
+const BIAS_VARIANCE_MIN: f64 = 2e-5;
+/// A first run beyond so many standard deviations says that the variant's profile is wrong.
+const FIRST_RUN_SIGMAS: f64 = 2.0;
+const TAIL_QUANTILE: f64 = 0.99;
+/// How much wider the tail of a variant's first runs is than the unit's: a profile's error comes on top.
+const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
+/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
+/// them all would leave it a guess for ever.
+const RISKED_RUNS: u32 = 3;
+/// How much faster than a guess a run may well be.
+pub(super) const GUESS_FACTOR: u64 = 10;
+/// A run that was cancelled is not taken to have needed more than this beyond what it had, in expected latencies.
+const LONGEST_EXCESS: f64 = 0.5;
+/// A confirmation of the modelled power older than this says nothing about now.
+const POWER_MEMORY: Nanos = Nanos::from_secs(10);
+
+/// What was learned of a variant on a unit.
+#[derive(Debug, Clone)]
+struct Pair {
+    ln_bias: f64,
+    variance: f64,
+    observations: u32,
+    /// Runs begun.
+    begun: u32,
+    scale: Scale,
+    /// Where it stands on its roofline, by operating point.
+    points: Box<[Point]>,
+}
+
+impl Pair {
+    fn new(profile: Option<&Profile>, clocks: &[Kilohertz], tuning: Tuning) -> Self {
+        let deviation = profile
+            .and_then(|profile| BIAS_DEVIATION.iter().find(|(source, _)| *source == profile.latency_source));
+        let deviation = deviation.map_or(1.0, |(_, deviation)| *deviation);
+        let point = |&clock: &Kilohertz| match profile {
+            Some(profile) if !tuning.one_slowdown => point(profile, clock),
+            _ => Point { share: 1.0, p: 1.0 },
+        };
+        Self {
+            ln_bias: 0.0,
+            variance: deviation * deviation,
+            observations: 0,
+            begun: 0,
+            scale: profile.map_or(Scale::new(1.0, false), |profile| {
+                Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
+            }),
+            points: clocks.iter().map(point).collect(),
+        }
+    }
+}
+
+fn point(profile: &Profile, clock: Kilohertz) -> Point {
+    let ghz = if clock == Kilohertz::ZERO { 1.0 } else { clock.as_ghz() };
+    let p = profile.latency.p;
+    let p = if p >= 1.0 { p.min(10.0) } else { 1.0 };
+    let compute = profile.latency.compute_s_ghz / ghz;
+    // The quotient first: powers of tiny times vanish.
+    let memory = (profile.latency.memory_s / compute).powf(p);
+    let share = 1.0 / (1.0 + memory);
+    Point { share: if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) }, p }
+}
+
+/// The estimators.
+#[derive(Debug, Clone)]
+pub struct Estimates {
+    tuning: Tuning,
+    clocks: Vec<Box<[Kilohertz]>>,
+    filters: Vec<Filter>,
+    tails: Vec<Tail>,
+    pairs: Vec<Vec<Pair>>,
+    power: Power,
+    heat: Heat,
+    arrivals: Arrivals,
+    latency_errors: Vec<Meter>,
+}
+
+impl Estimates {
+    /// Nothing learned yet.
+    #[must_use]
+    pub fn new(catalog: &Catalog) -> Self {
+        Self::tuned(catalog, Tuning::default())
+    }
+
+    /// The same with parts switched off.
+    #[must_use]
+    pub fn tuned(catalog: &Catalog, tuning: Tuning) -> Self {
+        let board = &catalog.board;
+        let clocks: Vec<Box<[Kilohertz]>> = board
+            .units
+            .iter()
+            .map(|unit| unit.domain.map_or(&[][..], |domain| &board.domains[domain.index()].opps[..]))
+            .map(|opps| if opps.is_empty() { &[Kilohertz::ZERO][..] } else { opps }.into())
+            .collect();
+        let units = board.units.len();
+        let pairs = catalog.variants.iter().map(|variant| {
+            let profiles = variant.profiles.iter().zip(&clocks);
+            profiles.map(|(profile, clocks)| Pair::new(profile.as_ref(), clocks, tuning)).collect()
+        });
+        Self {
+            tuning,
+            filters: vec![Filter::default(); units],
+            tails: vec![Tail::new(tuning.gaussian_tail); units],
+            pairs: pairs.collect(),
+            power: Power::new(board, &clocks),
+            heat: Heat::new(board.thermal),
+            arrivals: Arrivals::new(),
+            latency_errors: vec![Meter::default(); units],
+            clocks,
+        }
+    }
+
+    fn pair(&self, variant: VariantId, unit: UnitId) -> &Pair {
+        &self.pairs[variant.index()][unit.index()]
+    }
+
+    fn filter(&self, unit: UnitId) -> usize {
+        if self.tuning.one_slowdown { 0 } else { unit.index() }
+    }
+
+    /// Index of the operating point of `unit` nearest below `clock`.
+    fn point_of(&self, unit: UnitId, clock: Kilohertz) -> usize {
+        self.clocks[unit.index()].partition_point(|&opp| opp <= clock).saturating_sub(1)
+    }
+
+    // --- Latency -------------------------------------------------------------------------------------------
+
+    /// Actual over profiled latency, as expected now at the unit's highest clock.
+    #[must_use]
+    pub fn slowdown(&self, variant: VariantId, unit: UnitId) -> f64 {
+        self.slowdown_at_point(variant, unit, self.clocks[unit.index()].len() - 1)
+    }
+
+    /// Actual over profiled latency, as expected now at a clock of the unit: where others crowd its memory, a
+    /// variant that is bound by its own arithmetic hardly feels it.
+    #[must_use]
+    pub fn slowdown_at(&self, variant: VariantId, unit: UnitId, clock: Kilohertz) -> f64 {
+        self.slowdown_at_point(variant, unit, self.point_of(unit, clock))
+    }
+
+    /// The same by the index of the unit's operating point.
+    #[must_use]
+    pub fn slowdown_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
+        let pair = self.pair(variant, unit);
+        let (ln, _) = self.filters[self.filter(unit)].ln_factor(pair.points[point]);
+        (ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp()
+    }
+
+    /// Factor over the expected latency that 99 % of the runs on this unit stay below.
+    #[must_use]
+    pub fn tail(&self, unit: UnitId) -> f64 {
+        self.tails[unit.index()].quantile(TAIL_QUANTILE).max(1.0)
+    }
+
+    /// P(actual over expected latency > `ratio`): falls with the ratio, is one at zero and never zero.
+    #[must_use]
+    pub fn survival(&self, variant: VariantId, unit: UnitId, ratio: f64) -> f64 {
+        let ratio = if ratio.is_nan() { 0.0 } else { ratio.max(0.0) };
+        let stretch = self.stretch(variant, unit);
+        let ratio = if stretch > 1.0 { ratio.powf(1.0 / stretch) } else { ratio };
+        self.tails[unit.index()].survival(ratio)
+    }
+
+    /// The ratio of actual to expected latency that a run stays below with probability `p`; the inverse of
+    /// [`Estimates::survival`].
+    #[must_use]
+    pub fn quantile(&self, variant: VariantId, unit: UnitId, p: f64) -> f64 {
+        let p = if p.is_nan() { 1.0 } else { p.clamp(0.0, 1.0) };
+        let stretch = self.stretch(variant, unit);
+        let ratio = self.tails[unit.index()].quantile(p);
+        if stretch > 1.0 { ratio.max(0.0).powf(stretch) } else { ratio }
+    }
+
+    /// E[max(R - ratio, 0)] of R, the ratio of actual to expected latency. At zero that is E[R], and E[min(R, ratio)]
+    /// is E[R] less this.
+    #[must_use]
+    pub fn mean_excess(&self, unit: UnitId, ratio: f64) -> f64 {
+        self.tails[unit.index()].mean_excess(ratio)
+    }
+
+    fn stretch(&self, variant: VariantId, unit: UnitId) -> f64 {
+        let seen = self.pair(variant, unit).observations as usize;
+        FIRST_RUNS_STRETCH.get(seen).copied().unwrap_or(1.0)
+    }
+
+    /// Runs observed of this variant on this unit.
+    #[must_use]
+    pub fn observations(&self, variant: VariantId, unit: UnitId) -> u32 {
+        self.pair(variant, unit).observations
+    }
+
+    /// Whether the latency of this variant on this unit is a guess that still has to be tried.
+    #[must_use]
+    pub fn is_guess(&self, catalog: &Catalog, variant: VariantId, unit: UnitId) -> bool {
+        let pair = self.pair(variant, unit);
+        let profile = &catalog.variants[variant.index()].profiles[unit.index()];
+        pair.observations == 0
+            && pair.begun < RISKED_RUNS
+            && profile.is_some_and(|profile| profile.latency_source == Provenance::Conservative)
+    }
+
+    /// A run at `clock` took `actual` where the profile says `profiled`.
+    pub fn observe_latency(
+        &mut self,
+        variant: VariantId,
+        unit: UnitId,
+        clock: Kilohertz,
+        profiled: Nanos,
+        actual: Nanos,
+    ) {
+        if profiled == Nanos::ZERO || actual == Nanos::ZERO {
+            return;
+        }
+        let filter = self.filter(unit);
+        let point = self.point_of(unit, clock);
+        let tail = &mut self.tails[unit.index()];
+        let pair = &mut self.pairs[variant.index()][unit.index()];
+        let noise = tail.spread().map_or(OBSERVATION_NOISE, |spread| {
+            (spread * spread).clamp(OBSERVATION_NOISE_RANGE.0, OBSERVATION_NOISE_RANGE.1)
+        });
+        let at = pair.points[point];
+        let observed = (actual.as_f64() / profiled.as_f64()).ln() - pair.ln_bias;
+        if pair.observations == 0 {
+            let (expected, _) = self.filters[filter].ln_factor(at);
+            let (variance, off) =
+                (self.filters[filter].variance(at) + pair.variance + noise, observed - expected);
+            if off * off > FIRST_RUN_SIGMAS * FIRST_RUN_SIGMAS * variance {
+                pair.variance = pair.variance.max(off * off);
+            }
+        }
+        let update = self.filters[filter].observe(at, observed, pair.variance, noise);
+        pair.ln_bias = (pair.ln_bias + update.bias).clamp(-LN_MAX, LN_MAX);
+        pair.variance = (pair.variance * (1.0 - update.bias_gain)).max(BIAS_VARIANCE_MIN);
+        // The first run of a variant tells of its profile; it says little about the unit.
+        if pair.observations > 0 {
+            let ratio = update.innovation.exp();
+            self.latency_errors[unit.index()].observe(1.0, ratio);
+            tail.observe(ratio);
+        }
+        pair.observations = pair.observations.saturating_add(1);
+        if update.stepped {
+            tail.doubt();
+        }
+    }
+
+    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run: it counts as one
+    /// that took as long as those do on average that take so long, unless nothing was out of the ordinary by then.
+    pub fn observe_longer(
+        &mut self,
+        variant: VariantId,
+        unit: UnitId,
+        clock: Kilohertz,
+        profiled: Nanos,
+        elapsed: Nanos,
+    ) {
+        let expected = profiled.as_f64() * self.slowdown_at(variant, unit, clock);
+        if expected > 0.0 && elapsed.as_f64() >= 0.9 * expected {
+            let ratio = elapsed.as_f64() / expected;
+            let left = self.mean_excess(unit, ratio) / self.survival(variant, unit, ratio).max(f64::MIN_POSITIVE);
+            let ratio = ratio + left.clamp(0.0, LONGEST_EXCESS);
+            self.observe_latency(variant, unit, clock, profiled, Nanos::from_f64(expected * ratio));
+        }
+    }
+
+    /// A run on this unit failed, or its lane was lost: what was learned of lateness may not hold any more.
+    pub fn fault(&mut self, unit: UnitId) {
+        self.tails[unit.index()].doubt();
+    }
+
+    /// A new profile replaces what was learned about the old one.
+    pub fn forget(&mut self, catalog: &Catalog, variant: VariantId, unit: UnitId) {
+        let profile = catalog.variants[variant.index()].profiles[unit.index()].as_ref();
+        self.pairs[variant.index()][unit.index()] =
+            Pair::new(profile, &self.clocks[unit.index()], self.tuning);
+    }
+
+    // --- Power ---------------------------------------------------------------------------------------------
+
+    /// Power of the board with nothing running: from the board file, then as measured. A hot board leaks
+    /// more, and others draw from the same supply.
+    #[must_use]
+    pub fn idle_power(&self) -> Microwatts {
+        Microwatts::from_watts(self.power.idle_w())
+    }
+
+    /// Power above idle of a variant on a unit at a clock, in watts, at the present temperature.
+    #[must_use]
+    pub fn busy_watts(&self, variant: VariantId, unit: UnitId, clock: Kilohertz) -> f64 {
+        self.busy_watts_at_point(variant, unit, self.point_of(unit, clock))
+    }
+
+    /// The same by the index of the unit's operating point.
+    #[must_use]
+    pub fn busy_watts_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
+        self.pair(variant, unit).scale.value * self.power.unit_w(unit.index(), point)
+    }
+
+    /// A run begins.
+    pub fn begin(&mut self, variant: VariantId, unit: UnitId, clock: Kilohertz, now: Timestamp) {
+        let point = self.point_of(unit, clock);
+        let pair = &mut self.pairs[variant.index()][unit.index()];
+        pair.begun = pair.begun.saturating_add(1);
+        self.power.begin(unit.index(), point, pair.scale.value, now);
+    }
+
+    /// The clock of the batch that runs on a unit changes.
+    pub fn reclock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
+        self.power.reclock(unit.index(), self.point_of(unit, clock), now);
+    }
+
+    /// The run on a unit ends, whatever came of it.
+    pub fn end(&mut self, unit: UnitId, now: Timestamp) {
+        self.power.end(unit.index(), now);
+    }
+
+    /// A meter saw a run of a variant at `clock` draw `joules` above idle in `time`.
+    pub fn observe_energy(
+        &mut self,
+        variant: VariantId,
+        unit: UnitId,
+        clock: Kilohertz,
+        time: Nanos,
+        joules: f64,
+    ) {
+        let point = self.point_of(unit, clock);
+        let scale = &mut self.pairs[variant.index()][unit.index()].scale;
+        self.power.observe_run(unit.index(), point, scale, time.as_secs_f64(), joules);
+    }
+
+    /// Ends an interval between two sweeps of the sensors: the mean power above idle that the units should have
+    /// drawn in it. `celsius` is the hottest zone, if it is known.
+    pub fn close_interval(&mut self, now: Timestamp, celsius: Option<f64>) -> Microwatts {
+        Microwatts::from_watts(self.power.close(now, celsius))
+    }
+
+    /// The rails show that the board drew `measured` where the units should have drawn `busy` above idle.
+    pub fn observe_power(&mut self, measured: Microwatts, busy: Microwatts, now: Timestamp) {
+        self.power.observe_board(measured.as_watts(), busy.as_watts(), now);
+    }
+
+    /// Whether attributed energy rests on a recent measurement or on the models alone.
+    #[must_use]
+    pub fn power_source(&self, now: Timestamp) -> Provenance {
+        if self.power.is_confirmed(now, POWER_MEMORY) { Provenance::Measured } else { Provenance::Modelled }
+    }
+
+    // --- Heat ----------------------------------------------------------------------------------------------
+
+    /// The hottest zone shows `celsius`; the board drew `power` since the last sweep.
+    pub fn observe_heat(&mut self, now: Timestamp, hottest: MilliCelsius, power: Microwatts) {
+        self.heat.observe(now, hottest.as_celsius(), power.as_watts());
+    }
+
+    /// The highest power, in watts, with which a die on a heatsink of `sink_c` does not pass `limit_c` degrees within
+    /// `horizon`. May be negative: nothing helps then.
+    #[must_use]
+    pub fn watts_within(&self, sink_c: f64, limit_c: f64, horizon: Nanos) -> f64 {
+        self.heat.watts_within(sink_c, limit_c, horizon.as_secs_f64())
+    }
+
+    /// The highest power of the whole board, in watts, that can be drawn for ever with the die below `limit_c` degrees.
+    #[must_use]
+    pub fn steady_watts(&self, limit_c: f64) -> f64 {
+        self.heat.steady_watts(limit_c)
+    }
+
+    /// What of the estimators is switched off.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    // --- Arrivals ------------------------------------------------------------------------------------------
+
+    /// A request of a stream came.
+    pub fn arrived(&mut self, stream: StreamKey, now: Timestamp) {
+        self.arrivals.observe(stream, now);
+    }
+
+    /// When the next request of a stream is expected, not before `now`, and the mean distance of arrivals from
+    /// their expected time. `None` if too little is known, or the stream has ended.
+    #[must_use]
+    pub fn next_arrival(&self, stream: StreamKey, now: Timestamp) -> Option<(Timestamp, Nanos)> {
+        self.arrivals.next(stream, now)
+    }
+
+    /// The next expected request of any stream: until then a unit that has nothing to do stays idle.
+    #[must_use]
+    pub fn next_arrival_of_all(&self, now: Timestamp) -> Option<(Timestamp, Nanos)> {
+        self.arrivals.next_of_all(now)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/facade.rs"]
+mod tests;

@@ -1,0 +1,279 @@
+//! What the estimators learned, on disk: one JSON file in the state directory.
+//!
+//! Entries name units and the hashes of model files, so that what was learned of one board or model is never
+//! taken for another's. Written whole or not at all; a file that is broken, foreign or of another format is
+//! passed over with a line in the log, and learning starts anew.
+
+use crate::core::catalog::{UnitId, VariantId};
+use crate::core::estimate::{Learned, LearnedPair, LearnedUnit, Meter};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Version of the layout.
+const FORMAT: u32 = 1;
+/// No such file is larger.
+const MAX_FILE: u64 = 8 << 20;
+
+/// The file as written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    format: u32,
+    board: String,
+    units: Vec<NamedUnit>,
+    pairs: Vec<NamedPair>,
+    idle: [f64; 2],
+    heat: [f64; 2],
+    heat_error: Meter,
+    board_power_error: Meter,
+    run_power_error: Meter,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedUnit {
+    name: String,
+    learned: LearnedUnit,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedPair {
+    model_sha256: String,
+    unit: String,
+    ln_bias: f64,
+    observations: u32,
+    power_scale: f64,
+}
+
+/// Why nothing was stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub(super) struct LearnedError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where it is kept, and the names behind the ids.
+#[derive(Debug, Clone)]
+pub(super) struct LearnedStore {
+    path: PathBuf,
+    board: String,
+    units: Vec<String>,
+    /// Hashes of the model files by variant.
+    models: Vec<String>,
+}
+
+impl LearnedStore {
+    /// The store in a state directory. `board` must differ between a simulated board and a real one of the same
+    /// name; `models` are the hashes of the variants' files.
+    pub(super) fn new(state_dir: &Path, board: String, units: Vec<String>, models: Vec<String>) -> Self {
+        Self { path: state_dir.join("learned.json"), board, units, models }
+    }
+
+    /// What an earlier run learned of these units and models, if anything.
+    pub(super) fn load(&self) -> Option<Learned> {
+        match self.read() {
+            Ok(found) => found,
+            Err(problem) => {
+                let path = self.path.display();
+                tracing::warn!(%path, %problem, "what was learned before cannot be used; learning anew");
+                None
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Option<Learned>, String> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| error.to_string())?;
+        let record: Record = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        if record.format != FORMAT {
+            return Err(format!("`format` is {}; this program reads {FORMAT}", record.format));
+        }
+        if record.board != self.board {
+            return Err(format!("`board` is {:?}; this is {:?}", record.board, self.board));
+        }
+        Ok(Some(self.by_ids(record)))
+    }
+
+    /// Entries of units that are gone and of files that changed are left out.
+    fn by_ids(&self, mut record: Record) -> Learned {
+        let mut unit_of = |name: &String| {
+            let found = record.units.iter_mut().find(|unit| unit.name == *name);
+            found.map(|unit| std::mem::take(&mut unit.learned)).unwrap_or_default()
+        };
+        let units = self.units.iter().map(&mut unit_of).collect();
+        let mut pairs = Vec::new();
+        for pair in &record.pairs {
+            let Some(unit) = self.units.iter().position(|name| *name == pair.unit) else { continue };
+            // Two variants may be the same file.
+            for (variant, _) in self.models.iter().enumerate().filter(|(_, sha)| **sha == pair.model_sha256) {
+                pairs.push(LearnedPair {
+                    variant: VariantId::at(variant),
+                    unit: UnitId::at(unit),
+                    ln_bias: pair.ln_bias,
+                    observations: pair.observations,
+                    power_scale: pair.power_scale,
+                });
+            }
+        }
+        Learned {
+            units,
+            pairs,
+            idle: record.idle,
+            heat: record.heat,
+            heat_error: record.heat_error,
+            board_power_error: record.board_power_error,
+            run_power_error: record.run_power_error,
+        }
+    }
+
+    /// Stores it, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn save(&self, learned: Learned) -> Result<(), LearnedError> {
+        let failed = |source| LearnedError { path: self.path.clone(), source };
+        let named = self.units.iter().cloned().zip(learned.units);
+        let pair = |pair: LearnedPair| {
+            Some(NamedPair {
+                model_sha256: self.models.get(pair.variant.index())?.clone(),
+                unit: self.units.get(pair.unit.index())?.clone(),
+                ln_bias: pair.ln_bias,
+                observations: pair.observations,
+                power_scale: pair.power_scale,
+            })
+        };
+        let record = Record {
+            format: FORMAT,
+            board: self.board.clone(),
+            units: named.map(|(name, learned)| NamedUnit { name, learned }).collect(),
+            pairs: learned.pairs.into_iter().filter_map(pair).collect(),
+            idle: learned.idle,
+            heat: learned.heat,
+            heat_error: learned.heat_error,
+            board_power_error: learned.board_power_error,
+            run_power_error: learned.run_power_error,
+        };
+        let text = serde_json::to_string(&record).map_err(|error| failed(error.into()))?;
+        let draft = self.path.with_extension(format!("tmp{}", std::process::id()));
+        let written = File::create(&draft).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&draft, &self.path)
+        });
+        written.map_err(|error| {
+            let _ = fs::remove_file(&draft);
+            failed(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(folder: &Path) -> LearnedStore {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        LearnedStore::new(
+            folder,
+            "tx2-simulated".to_owned(),
+            names(&["cpu", "gpu"]),
+            names(&["aa", "bb", "aa"]),
+        )
+    }
+
+    fn learned() -> Learned {
+        let unit = |ln: f64| LearnedUnit {
+            ln_slowdown: [ln, 0.25],
+            residuals: vec![1.0, 1.25, 0.998_877_665],
+            power: [0.5, 1.5, 2.5, 0.0],
+            power_factors: vec![0.0, -0.125],
+            latency_error: Meter { error: 0.015, observations: 40 },
+        };
+        let pair = |variant: u16, unit: u8| LearnedPair {
+            variant: VariantId(variant),
+            unit: UnitId(unit),
+            ln_bias: 0.125,
+            observations: 7,
+            power_scale: 1.25,
+        };
+        Learned {
+            units: vec![unit(0.5), unit(-0.5)],
+            pairs: vec![pair(1, 0), pair(1, 1)],
+            idle: [5.25, 0.125],
+            heat: [31.0, -0.25],
+            ..Learned::default()
+        }
+    }
+
+    #[test]
+    fn what_was_learned_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        assert_eq!(store.load(), None);
+        store.save(learned()).unwrap();
+        assert_eq!(store.load(), Some(learned()));
+    }
+
+    #[test]
+    fn entries_follow_their_names_and_files() {
+        let folder = tempfile::tempdir().unwrap();
+        store(folder.path()).save(learned()).unwrap();
+        // The units changed places, a new one came, and file `bb` is now the first and the third variant.
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (units, models) = (names(&["gpu", "npu", "cpu"]), names(&["bb", "cc", "bb"]));
+        let other = LearnedStore::new(folder.path(), "tx2-simulated".to_owned(), units, models);
+        let found = other.load().unwrap();
+        assert_eq!(found.units[0], learned().units[1]);
+        assert_eq!(found.units[1], LearnedUnit::default());
+        assert_eq!(found.units[2], learned().units[0]);
+        let mut places: Vec<(u16, u8)> =
+            found.pairs.iter().map(|pair| (pair.variant.0, pair.unit.0)).collect();
+        places.sort_unstable();
+        assert_eq!(places, [(0, 0), (0, 2), (2, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn what_is_broken_or_foreign_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.save(learned()).unwrap();
+        let path = folder.path().join("learned.json");
+        let good = fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("\"format\":1", "\"format\":2"),
+            ("tx2-simulated", "tx2"),
+            ("\"idle\"", "\"idol\""),
+            ("5.25", "null"),
+        ] {
+            assert!(good.contains(from), "{good}");
+            fs::write(&path, good.replacen(from, to, 1)).unwrap();
+            assert_eq!(store.load(), None, "{to}");
+        }
+        fs::write(&path, &good[..good.len() / 2]).unwrap();
+        assert_eq!(store.load(), None);
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert_eq!(store.load(), None);
+        fs::write(&path, good).unwrap();
+        assert_eq!(store.load(), Some(learned()));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.save(learned()).unwrap();
+        let draft = folder.path().join("learned.json").with_extension(format!("tmp{}", std::process::id()));
+        fs::create_dir(&draft).unwrap();
+        assert!(store.save(Learned::default()).is_err());
+        assert_eq!(store.load(), Some(learned()));
+    }
+}
