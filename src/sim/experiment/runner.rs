@@ -1,10 +1,11 @@
 //! Runs experiments over threads. The results do not depend on how many there are.
 
 use super::oracle::{self, OracleRecord};
-use super::policies::{self, UnknownPolicy};
+use super::policies::UnknownPolicy;
 use super::results::{Record, ScheduleRow, Scribe, seconds};
 use super::scenario::Scenario;
 use super::timed::Timed;
+use crate::sim::policy::Training;
 use crate::sim::{World, WorldOptions};
 use crate::units::Microjoules;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
@@ -75,9 +76,9 @@ impl Experiment {
     /// # Errors
     /// If a policy does not exist, or threads cannot be started.
     pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Vec<Finished>, RunError> {
-        for (scenario, name) in self.scenarios.iter().flat_map(|s| self.policies.iter().map(move |p| (s, p)))
-        {
-            policies::build(name, &scenario.machine, &scenario.budgets)?;
+        let trainings: Vec<Training> = self.scenarios.iter().map(Scenario::training).collect();
+        for (training, name) in trainings.iter().flat_map(|t| self.policies.iter().map(move |p| (t, p))) {
+            training.check(name)?;
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| {
@@ -87,7 +88,9 @@ impl Experiment {
                 .flat_map(|(scenario, policy)| self.seeds.iter().map(move |seed| (scenario, policy, *seed)))
                 .collect();
             let run = |(scenario, policy, seed): &(usize, &str, u64)| {
-                let mut finished = run(&self.scenarios[*scenario], policy, *seed, self.options)?;
+                let (training, scenario_of_run) = (&trainings[*scenario], &self.scenarios[*scenario]);
+                let world = start(scenario_of_run, training, policy, *seed, self.options)?;
+                let mut finished = conclude(scenario_of_run, policy, *seed, self.options, world);
                 finished.record.oracle = oracles.get(&(*scenario, *seed)).copied();
                 done();
                 Ok(finished)
@@ -119,18 +122,19 @@ pub fn run(
     seed: u64,
     options: RunOptions,
 ) -> Result<Finished, UnknownPolicy> {
-    let world = start(scenario, policy, seed, options)?;
+    let world = start(scenario, &scenario.training(), policy, seed, options)?;
     Ok(conclude(scenario, policy, seed, options, world))
 }
 
 /// The world of a run at power-on.
 pub(super) fn start(
     scenario: &Scenario,
+    training: &Training,
     policy: &str,
     seed: u64,
     options: RunOptions,
 ) -> Result<World<Timed>, UnknownPolicy> {
-    let scheduler = policies::build(policy, &scenario.told(seed), &scenario.budgets)?;
+    let scheduler = training.build(policy, &scenario.told(seed))?;
     let world_options = WorldOptions { rows: options.schedule, ..scenario.options };
     Ok(scenario.world_with(Timed::new(scheduler, options.timed), seed, world_options))
 }

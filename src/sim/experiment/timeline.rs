@@ -35,7 +35,7 @@ pub fn watch(
     moments: u32,
 ) -> Result<(Finished, Vec<Moment>), UnknownPolicy> {
     let options = RunOptions { schedule: true, ..RunOptions::default() };
-    let mut world = start(scenario, policy, seed, options)?;
+    let mut world = start(scenario, &scenario.training(), policy, seed, options)?;
     let begin = Timestamp::ZERO.after(scenario.warmup);
     let (zones, domains) = {
         let spec = world.plant().spec();

@@ -1,6 +1,6 @@
 //! The core on simulated boards: scenarios, and random worlds under the checkers.
 
-mod random;
+pub(super) mod random;
 mod rogue;
 mod scenarios;
 mod sensors;
