@@ -233,11 +233,14 @@ fn every_policy_keeps_the_rules_on_every_board() {
                 summary.requests,
                 summary.accuracy().as_fraction()
             );
+            let tuned = ["performance", "static-best", "alert", "poet"].contains(&policy);
+            assert!(!tuned || summary.failed_share() <= 0.001, "{name}, {policy}: {summary}");
             watts.insert(policy, summary.mean_watts());
         }
         let ordered = [
             ("race-to-idle", "performance"),
             ("slowest-feasible", "performance"),
+            ("static-best", "race-to-idle"),
             ("performance-smallest", "performance"),
             ("schedutil", "performance"),
             ("ondemand", "performance"),
@@ -281,8 +284,8 @@ fn every_policy_keeps_the_rules_in_random_worlds() {
 }
 
 /// A box at 35 degC whose fan has failed, and more work than the board can do: 9 K/W carry 9 W at the highest
-/// clock to 116 degC, and 4.1 W at the lowest to 72. Under `schedutil` alone the firmware has to step in at 80;
-/// under a thermal governor above it the board stays below, but for an overshoot.
+/// clock to 116 degC, and 4.1 W at the lowest to 72. Under `schedutil` alone the firmware holds the clocks down at 80;
+/// under a thermal governor above it there is hardly anything for it to do.
 #[test]
 fn thermal_governors_keep_the_board_cool() {
     let spec = board("raspberry-pi-5");
@@ -303,12 +306,12 @@ fn thermal_governors_keep_the_board_cool() {
         world.run_until(at_s(240.0));
         let summary = world.summary();
         println!("{name:<12} {summary}");
-        (summary.above_trip.as_secs_f64(), summary.peak)
+        (summary.throttled.as_secs_f64(), summary.peak)
     };
     let alone = above("schedutil");
-    assert!(alone.0 > 5.0, "the load is not enough to heat the board: {alone:?}");
+    assert!(alone.0 > 60.0, "the load is not enough to heat the board: {alone:?}");
     for name in ["ipa", "step-wise"] {
         let seen = above(name);
-        assert!(seen.0 < alone.0 / 4.0 && seen.1 <= alone.1, "{name}: {seen:?}, alone {alone:?}");
+        assert!(seen.0 < alone.0 / 20.0 && seen.1 < alone.1, "{name}: {seen:?}, alone {alone:?}");
     }
 }
