@@ -15,6 +15,7 @@
 mod checkers;
 pub mod experiment;
 mod lane;
+pub mod oracle;
 pub mod policy;
 mod report;
 mod requests;

@@ -36,6 +36,8 @@ pub trait Scheduler {
     fn poll_effect(&mut self) -> Option<Effect>;
     /// When [`Event::Wake`] is due.
     fn next_wakeup(&self) -> Option<Timestamp>;
+    /// Lets an oracle see how things really are, before each event. Whoever competes does not look.
+    fn observe_truth(&mut self, _plant: &Plant) {}
 }
 
 impl Scheduler for Core {
@@ -417,6 +419,7 @@ impl<S: Scheduler> World<S> {
             if self.options.checked {
                 self.checkers.event(&event);
             }
+            self.scheduler.observe_truth(&self.plant);
             self.scheduler.handle(self.now, event);
             while let Some(effect) = self.scheduler.poll_effect() {
                 if self.options.checked {
@@ -497,6 +500,8 @@ impl<S: Scheduler> World<S> {
 
     fn begin_run(&mut self, dispatch: Dispatch) -> Option<Event> {
         let Dispatch { batch, unit, variant, items, .. } = dispatch;
+        // Whoever serves a request meets the same luck.
+        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         if self.rng.random::<f64>() < self.options.faults.lost {
             self.lanes[unit.index()] = FakeLane::new();
             return Some(self.failure(batch, BatchFailure::LaneLost));
@@ -505,8 +510,6 @@ impl<S: Scheduler> World<S> {
             return Some(self.failure(batch, BatchFailure::NotLoaded));
         }
         let work = Work { items, ..self.variants[variant.index()].work };
-        // The luck of a request is its own, so that whatever decides meets the same.
-        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         match self.plant.begin_with_luck(self.now, unit, work, luck) {
             Ok(run) => {
                 self.requests.begin(&dispatch);

@@ -179,10 +179,14 @@ impl Domain {
             Some(_) => {}
             None if target == self.current => {}
             None => {
-                let settle = Nanos::from_secs_f64(self.settle.as_secs_f64() * self.delay_factor);
-                self.pending = Some(Pending { clock: target, at: now.after(settle) });
+                self.pending = Some(Pending { clock: target, at: now.after(self.settle_time()) });
             }
         }
+    }
+
+    /// Time that a change takes now.
+    pub(super) fn settle_time(&self) -> Nanos {
+        Nanos::from_secs_f64(self.settle.as_secs_f64() * self.delay_factor)
     }
 
     /// When something will happen here by itself.

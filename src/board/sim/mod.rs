@@ -20,6 +20,7 @@ mod clock;
 mod curve;
 mod fault;
 mod heat;
+mod pace;
 mod plant;
 pub mod process;
 mod raw;
@@ -34,13 +35,14 @@ pub use clock::{Bound, WriteError};
 pub use curve::{Curve, Grid};
 pub use fault::{ActuatorFault, ReadFault, Sensor, SensorFailure, node_units_per_khz};
 pub use heat::{Heat, HeatPath};
+pub use pace::Pace;
 pub use plant::{Plant, PlantError, PlantStats};
 pub use script::{Change, Script, ScriptError};
 pub use spec::{
     Battery, Contention, Driver, Fan, Load, Noise, PlantDomain, PlantRail, PlantSpec, PlantSpecError,
     PlantUnit, PlantZone, RailSensor, RailSource,
 };
-pub use work::{Finished, GridId, MeasuredNetwork, Precision, RunId, Work};
+pub use work::{Finished, GridId, MeasuredNetwork, Precision, RunId, Slowdown, Work};
 
 #[cfg(test)]
 mod tests;

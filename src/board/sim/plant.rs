@@ -16,7 +16,7 @@ use super::fault::{Active, Sensor};
 use super::heat::Heat;
 use super::script::{Change, Script};
 use super::spec::PlantSpec;
-use super::work::{Finished, Roofline, RunId, Slowdown, Work};
+use super::work::{Finished, RunId, Slowdown, Work};
 use crate::core::catalog::{DomainId, UnitId};
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, MilliCelsius, Nanos};
@@ -397,40 +397,18 @@ impl Plant {
 
     /// Latency of a run under the present conditions, and the share of busy power it draws.
     fn pace(&self, run: &Run) -> (f64, f64) {
-        let others = f64::from(u32::try_from(self.runs.len() - 1).unwrap_or(u32::MAX));
-        let slow = Slowdown {
-            compute: self.disturbance.compute * (1.0 + self.spec.contention.compute * others),
-            memory: self.disturbance.memory * (1.0 + self.spec.contention.memory * others),
-        };
-        let unit = &self.spec.units[run.unit.index()];
-        let clock = self.unit_clock(run.unit).map_or(1e6, Kilohertz::as_f64);
-        let memory = unit.memory_domain.map(|domain| &self.domains[domain.index()]);
-        let highest = memory.map_or(1.0, |domain| domain.highest().as_f64());
-        let present = memory.map_or(1.0, |domain| domain.current().as_f64());
-        let items = 1.0 + unit.marginal * f64::from(run.work.items - 1);
-        let (actual, unstalled) = match run.work.grid {
-            Some(grid) => {
-                let network = &self.spec.grids[usize::from(grid.0)];
-                // A grid without a memory domain to move along is read at its highest memory clock.
-                let top = network.memory_clock_or_highest(memory.map(|domain| domain.highest().as_f64()));
-                let at = if memory.is_some() { present } else { top };
-                (network.seconds(clock, at, slow), network.seconds(clock, top, Slowdown::NONE))
-            }
-            None => {
-                let scale = self.spec.work_scale;
-                let macs = run.work.macs as f64 * scale;
-                let bytes = run.work.traffic_bytes as f64 * scale;
-                let roofline = |memory_clock: f64| Roofline {
-                    compute_s: macs / (unit.macs_per_cycle(run.work.precision) * clock * 1e3),
-                    memory_s: bytes / (unit.bandwidth_gb_s * 1e9 * memory_clock / highest),
-                    p: unit.p,
-                };
-                (roofline(present).seconds(slow), roofline(highest).seconds(Slowdown::NONE))
-            }
-        };
-        let share = if actual > 0.0 { (unstalled / actual).min(1.0) } else { 1.0 };
-        let activity = self.spec.stall_power + (1.0 - self.spec.stall_power) * share;
-        ((unit.overhead_s + actual * items) * run.noise, activity)
+        let slow = self.spec.beside(self.disturbance, self.runs.len() - 1);
+        let memory = self.spec.units[run.unit.index()].memory_domain;
+        let memory = memory.map(|domain| self.domains[domain.index()].current());
+        let pace = self.spec.pace(run.unit, &run.work, self.unit_clock(run.unit), memory, slow);
+        (pace.seconds() * run.noise, pace.activity)
+    }
+
+    /// What the disturbances make of every run now: the slowdown, and the share of runs that are late beyond the
+    /// usual noise.
+    #[must_use]
+    pub const fn conditions(&self) -> (Slowdown, f64) {
+        (self.disturbance, self.tail_probability)
     }
 
     fn change(&mut self, change: &Change) {

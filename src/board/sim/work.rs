@@ -121,13 +121,16 @@ impl Roofline {
 
 /// Factors by which others slow a run down.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Slowdown {
-    pub(super) compute: f64,
-    pub(super) memory: f64,
+pub struct Slowdown {
+    /// On the time that computing takes.
+    pub compute: f64,
+    /// On the time that memory takes.
+    pub memory: f64,
 }
 
 impl Slowdown {
-    pub(super) const NONE: Self = Self { compute: 1.0, memory: 1.0 };
+    /// Nobody else.
+    pub const NONE: Self = Self { compute: 1.0, memory: 1.0 };
 }
 
 /// A network whose latency was measured on the real board.

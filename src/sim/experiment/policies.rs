@@ -1,15 +1,50 @@
-//! Policies by name, and the traces of a scenario that they may be trained on.
+//! Policies of a scenario by name: those that compete, and the oracle that only knows more.
 
 use super::scenario::Scenario;
-use crate::sim::policy::Training;
+use crate::sim::oracle::Causal;
+use crate::sim::policy::{NAMES, Training, UnknownPolicy};
+use crate::sim::{Machine, Scheduler};
 
-pub use crate::sim::policy::{NAMES as POLICIES, UnknownPolicy};
+/// Name of the causal oracle (O3): the true parameters, not the future. It does not compete.
+pub const CAUSAL_ORACLE: &str = "o3";
 
-impl Scenario {
-    /// What policies may be trained on: this scenario with other seeds.
-    #[must_use]
-    pub fn training(&self) -> Training {
-        let (machine, budgets) = (self.machine.clone(), self.budgets.clone());
-        Training::new(machine, budgets, self.streams.clone(), self.script.clone(), self.duration)
+/// Names of all policies.
+pub fn policies() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain([CAUSAL_ORACLE])
+}
+
+/// What builds the policies of a scenario.
+pub(super) struct Policies<'a> {
+    scenario: &'a Scenario,
+    training: Training,
+}
+
+impl<'a> Policies<'a> {
+    pub(super) fn of(scenario: &'a Scenario) -> Self {
+        let (machine, budgets) = (scenario.machine.clone(), scenario.budgets.clone());
+        let (streams, script) = (scenario.streams.clone(), scenario.script.clone());
+        Self { scenario, training: Training::new(machine, budgets, streams, script, scenario.duration) }
+    }
+
+    pub(super) const fn scenario(&self) -> &'a Scenario {
+        self.scenario
+    }
+
+    /// Whether there is a policy of that name.
+    pub(super) fn check(&self, name: &str) -> Result<(), UnknownPolicy> {
+        if name == CAUSAL_ORACLE { Ok(()) } else { self.training.check(name) }
+    }
+
+    /// The policy of that name for a machine as it is described to it.
+    pub(super) fn build(
+        &self,
+        name: &str,
+        told: &Machine,
+    ) -> Result<Box<dyn Scheduler + Send>, UnknownPolicy> {
+        if name == CAUSAL_ORACLE {
+            let Scenario { machine, budgets, streams, options, .. } = self.scenario;
+            return Ok(Box::new(Causal::new(machine, budgets, streams, options.write_delay)));
+        }
+        self.training.build(name, told)
     }
 }

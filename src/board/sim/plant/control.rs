@@ -5,7 +5,7 @@ use crate::board::sim::clock::{Bound, WriteError};
 use crate::core::catalog::DomainId;
 use crate::core::event::{ClockBounds, ClockState};
 use crate::time::Timestamp;
-use crate::units::Kilohertz;
+use crate::units::{Kilohertz, Nanos};
 
 impl Plant {
     /// State of a clock domain: the clock and the bounds in force, as the kernel shows them.
@@ -15,6 +15,15 @@ impl Plant {
     #[must_use]
     pub fn clock(&self, domain: DomainId) -> ClockState {
         self.domains[domain.index()].state()
+    }
+
+    /// Time that a change of a domain's clock takes now.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    #[must_use]
+    pub fn settle_time(&self, domain: DomainId) -> Nanos {
+        self.domains[domain.index()].settle_time()
     }
 
     /// Writes one bound with the kernel's semantics: cpufreq clamps to its table, devfreq takes any value

@@ -66,10 +66,7 @@ impl Plant {
     }
 
     pub(super) fn rail_w(&self, rail: usize) -> f64 {
-        let spec = &self.spec.rails[rail];
-        // Leakage grows exponentially with temperature; bounded, as silicon that hot is off.
-        let exponent = ((self.heat.die_c - spec.leakage_at_c) / spec.leakage_e_fold_k).min(3.0);
-        self.cold_w[rail] + spec.leakage_w * exponent.exp()
+        self.cold_w[rail] + self.spec.rails[rail].leakage_watts(self.heat.die_c)
     }
 
     /// Power through the board's input now, W.

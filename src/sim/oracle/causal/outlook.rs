@@ -1,0 +1,104 @@
+//! What the causal oracle knows of the requests to come: the odds, not the dice. Of periodic streams that is when the
+//! next ones are due; of others nothing that could be waited for.
+
+use crate::core::catalog::ModelId;
+use crate::core::energy::Budgets;
+use crate::core::event::Request;
+use crate::sim::{Arrivals, Stream};
+use crate::time::Timestamp;
+use crate::units::{Nanos, Ppm};
+
+/// Requests of each stream that are looked ahead at.
+const AHEAD: u64 = 8;
+
+/// A request that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    /// When it comes at the earliest.
+    pub(super) from: Timestamp,
+    /// Its deadline if it comes then.
+    pub(super) deadline: Timestamp,
+    pub(super) model: ModelId,
+    pub(super) items: u32,
+    pub(super) floor: Ppm,
+}
+
+#[derive(Debug, Clone)]
+struct Series {
+    stream: Stream,
+    latency: Nanos,
+    floor: Ppm,
+    period: Nanos,
+    jitter: Nanos,
+    /// Start of the period of the next request.
+    next: Timestamp,
+}
+
+/// The expected arrivals.
+#[derive(Debug, Clone)]
+pub(super) struct Outlook {
+    series: Vec<Series>,
+}
+
+impl Outlook {
+    pub(super) fn new(streams: &[Stream], budgets: &Budgets) -> Self {
+        let series = streams.iter().filter_map(|stream| {
+            let Arrivals::Periodic { period, jitter } = stream.arrivals else { return None };
+            // Inside a spike the period is another.
+            if !stream.spikes.is_empty() {
+                return None;
+            }
+            let class = budgets.classes.get(usize::from(stream.class.0)).unwrap_or(&budgets.classes[0]);
+            Some(Series {
+                latency: stream.deadline.unwrap_or(class.latency),
+                floor: stream.min_accuracy.unwrap_or(class.min_accuracy),
+                period: period.max(Nanos(1)),
+                jitter,
+                next: stream.from,
+                stream: stream.clone(),
+            })
+        });
+        Self { series: series.collect() }
+    }
+
+    /// A request has come: the next of its stream is a period later.
+    pub(super) fn arrived(&mut self, now: Timestamp, request: &Request) {
+        let fits = |series: &&mut Series| {
+            let stream = &series.stream;
+            (stream.app, stream.class, stream.model) == (request.app, request.class, request.model)
+                && (series.next..=series.next.after(series.jitter)).contains(&now)
+        };
+        if let Some(series) = self.series.iter_mut().find(fits) {
+            series.next = series.next.after(series.period);
+        }
+    }
+
+    /// Forgets requests that should have come.
+    pub(super) fn pass(&mut self, now: Timestamp) {
+        for series in &mut self.series {
+            let last = series.next.after(series.jitter);
+            if last < now {
+                let missed = now.since(last).0.div_ceil(series.period.0);
+                series.next = series.next.after(Nanos(series.period.0.saturating_mul(missed)));
+            }
+        }
+    }
+
+    /// The requests that are due, by deadline.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<Due> {
+        let mut all = Vec::new();
+        for series in &self.series {
+            for ahead in 0..AHEAD {
+                let from = series.next.after(Nanos(series.period.0.saturating_mul(ahead))).max(now);
+                if from >= series.stream.until {
+                    break;
+                }
+                let deadline = from.after(series.latency);
+                let Series { stream, floor, .. } = series;
+                all.push(Due { from, deadline, model: stream.model, items: stream.items, floor: *floor });
+            }
+        }
+        all.sort_by_key(|due| due.deadline);
+        all
+    }
+}

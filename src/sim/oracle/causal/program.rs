@@ -1,0 +1,236 @@
+//! Programs for one run: at which clocks it begins, when it is sped up, and when it is given up for a smaller variant.
+//! Their cost is an exact expectation over the distribution of luck.
+//!
+//! *Timeline.* From the clocks as they are and the orders of the program follow phases of constant clocks: an order
+//! takes effect after the actuator's delay and the domain's, and not before a change under way is over. In phase `k` a
+//! run of luck `R` makes `1/T_k` of a usual run's work a second, so it ends in the phase in which the work done
+//! passes `R`. With `r_k` the work done at the phase's beginning, the phase costs
+//! `P_k T_k (E min(R, r_{k+1}) - E min(R, r_k))`, and the run is late with probability `P(R > r(deadline))`.
+
+use super::gears::{Gear, Gears};
+use super::spread::Spread;
+use crate::units::Kilohertz;
+use smallvec::SmallVec;
+
+/// What a clock domain does: its clock, and the change under way.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Drift {
+    /// Clock now.
+    pub(super) now: Option<Kilohertz>,
+    /// Clock to come, and in how many seconds.
+    pub(super) next: Option<(Kilohertz, f64)>,
+    /// Seconds from an order until the actuator has written it and the clock has followed.
+    pub(super) delay_s: f64,
+}
+
+/// The unit's clock domain and its memory domain.
+pub(super) type Drifts = [Drift; 2];
+
+/// A phase of constant clocks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Phase {
+    /// Its beginning, seconds from the start of the run.
+    from_s: f64,
+    /// Seconds of a whole run in it, at a luck of 1.
+    run_s: f64,
+    watts: f64,
+}
+
+type Phases = SmallVec<[Phase; 8]>;
+
+/// What a run is to do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Program {
+    /// Gear asked for at the start.
+    pub(super) first: Gear,
+    /// Gear asked for later, and after how many seconds.
+    pub(super) boost: Option<(Gear, f64)>,
+}
+
+/// What is to be expected of a program.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Expected {
+    /// Energy above the idle board, J.
+    pub(super) joules: f64,
+    /// Seconds.
+    pub(super) seconds: f64,
+    /// Probability to be late.
+    pub(super) miss: f64,
+}
+
+/// What a run must keep.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Limits {
+    /// Seconds until it must have ended.
+    pub(super) latest_s: f64,
+    /// Seconds that it should take on average, so that those behind it have theirs.
+    pub(super) mean_s: f64,
+    /// Probability that it may be late.
+    pub(super) miss: f64,
+}
+
+/// A run to be planned.
+pub(super) struct Task<'a> {
+    pub(super) gears: &'a Gears,
+    /// Gears that may be chosen, the fastest first.
+    pub(super) rim: &'a [Gear],
+    pub(super) items: u32,
+    pub(super) drifts: Drifts,
+    pub(super) spread: &'a Spread,
+}
+
+impl Task<'_> {
+    /// The changes of one domain under a program's orders: when, and to which clock.
+    fn changes(&self, domain: usize, program: &Program) -> SmallVec<[(f64, Option<Kilohertz>); 4]> {
+        let drift = &self.drifts[domain];
+        let mut changes = SmallVec::new();
+        changes.push((0.0, drift.now));
+        let (mut clock, mut busy_until) = (drift.now, 0.0);
+        if let Some((next, in_s)) = drift.next {
+            changes.push((in_s.max(0.0), Some(next)));
+            (clock, busy_until) = (Some(next), in_s);
+        }
+        let orders = [Some((program.first, 0.0)), program.boost];
+        for (gear, at_s) in orders.into_iter().flatten() {
+            let wanted = self.gears.khz(gear)[domain];
+            if wanted.is_some() && wanted != clock {
+                busy_until = f64::max(busy_until, at_s) + drift.delay_s;
+                changes.push((busy_until, wanted));
+                clock = wanted;
+            }
+        }
+        changes
+    }
+
+    fn phases(&self, program: &Program) -> Phases {
+        let changes = [self.changes(0, program), self.changes(1, program)];
+        let mut moments: SmallVec<[f64; 8]> = changes.iter().flatten().map(|(at, _)| *at).collect();
+        moments.sort_by(f64::total_cmp);
+        moments.dedup();
+        let phase = |from_s: f64| {
+            let clock = |domain: usize| {
+                changes[domain].iter().rev().find(|(at, _)| *at <= from_s).and_then(|(_, clock)| *clock)
+            };
+            let rate = self.gears.rate(self.gears.nearest([clock(0), clock(1)]));
+            Phase { from_s, run_s: rate.seconds(self.items), watts: rate.watts }
+        };
+        moments.into_iter().map(phase).collect()
+    }
+
+    /// What is to be expected if the run may take until `latest_s`.
+    pub(super) fn expect(&self, program: &Program, latest_s: f64) -> Expected {
+        let phases = self.phases(program);
+        let mut expected = Expected { joules: 0.0, seconds: 0.0, miss: 0.0 };
+        let (mut done, mut least) = (0.0, 0.0);
+        for (index, phase) in phases.iter().enumerate() {
+            let until_s = phases.get(index + 1).map_or(f64::INFINITY, |next| next.from_s);
+            if (phase.from_s..until_s).contains(&latest_s.max(0.0)) {
+                expected.miss = self.spread.above(done + (latest_s.max(0.0) - phase.from_s) / phase.run_s);
+            }
+            done += (until_s - phase.from_s) / phase.run_s;
+            let reached = self.spread.least(done);
+            expected.seconds += phase.run_s * (reached - least);
+            expected.joules += phase.watts * phase.run_s * (reached - least);
+            least = reached;
+        }
+        expected
+    }
+
+    /// When a run of a certain luck ends.
+    pub(super) fn end_s(&self, program: &Program, luck: f64) -> f64 {
+        let phases = self.phases(program);
+        let mut left = luck;
+        for (index, phase) in phases.iter().enumerate() {
+            let span = phases.get(index + 1).map_or(f64::INFINITY, |next| next.from_s) - phase.from_s;
+            if left * phase.run_s <= span {
+                return phase.from_s + left * phase.run_s;
+            }
+            left -= span / phase.run_s;
+        }
+        f64::INFINITY
+    }
+
+    /// What is to be expected at the very least, without any clock to change or deadline to meet.
+    pub(super) fn least(&self) -> Expected {
+        let cost = |gear: &Gear| {
+            let rate = self.gears.rate(*gear);
+            rate.seconds(self.items) * rate.watts
+        };
+        let least = self.rim.iter().map(cost).fold(f64::INFINITY, f64::min);
+        Expected { joules: least * self.spread.least(f64::INFINITY), seconds: 0.0, miss: 0.0 }
+    }
+
+    /// The best program, plain or boosted, if it beats `floor`.
+    pub(super) fn best(
+        &self,
+        limits: &Limits,
+        boosts: bool,
+        floor: Option<Rank>,
+        rank: impl Fn(&Expected) -> Rank,
+    ) -> Option<(Program, Expected, Rank)> {
+        let mut best: Option<(Program, Expected, Rank)> = None;
+        let mut offer = |program: Program| {
+            let expected = self.expect(&program, limits.latest_s);
+            let rank = rank(&expected);
+            let bar = best.map(|(_, _, rank)| rank).or(floor);
+            if bar.is_none_or(|bar| rank < bar) {
+                best = Some((program, expected, rank));
+            }
+        };
+        if !boosts {
+            self.rim.iter().for_each(|&first| offer(Program { first, boost: None }));
+            return best;
+        }
+        let worst = self.spread.quantile(limits.miss);
+        for (slower, &first) in self.rim.iter().enumerate().skip(1) {
+            for &then in &self.rim[..slower] {
+                self.boosted(first, then, worst, limits).into_iter().for_each(&mut offer);
+            }
+        }
+        best
+    }
+
+    /// The program that begins in one gear and goes to a faster one as late as a run of luck `worst` allows. Later is
+    /// cheaper, as the slower gear does the same work for less.
+    fn boosted(&self, first: Gear, then: Gear, worst: f64, limits: &Limits) -> Option<Program> {
+        let at = |at_s: f64| Program { first, boost: Some((then, at_s)) };
+        if self.end_s(&at(0.0), worst) > limits.latest_s {
+            return None;
+        }
+        if self.end_s(&at(limits.latest_s), worst) <= limits.latest_s {
+            // It is never needed: the plain program does.
+            return None;
+        }
+        let (mut early, mut late) = (0.0, limits.latest_s);
+        while late - early > 1e-4 * limits.latest_s {
+            let middle = f64::midpoint(early, late);
+            if self.end_s(&at(middle), worst) <= limits.latest_s { early = middle } else { late = middle }
+        }
+        Some(at(early))
+    }
+}
+
+impl Limits {
+    /// Orders expectations: within the limits by accuracy and then energy, else by the chance to be late and by time.
+    /// `share` of the run is one request's.
+    pub(super) fn rank(&self, expected: &Expected, on_target: bool, share: f64) -> Rank {
+        let (late, slow) = (expected.miss > self.miss, expected.seconds > self.mean_s);
+        match (late, slow) {
+            (false, false) if on_target => Rank(0, expected.joules * share, expected.seconds),
+            (false, false) => Rank(1, expected.joules * share, expected.seconds),
+            (false, true) => Rank(2, expected.seconds * share, expected.joules * share),
+            (true, _) => Rank(3, expected.miss, expected.seconds * share),
+        }
+    }
+}
+
+/// A place in the order of programs; less is better.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub(super) struct Rank(u8, f64, f64);
+
+impl Rank {
+    /// Whether this is better by so much that it is worth a wait: at most a share of the cost, in the same class.
+    pub(super) fn beats(&self, other: &Self, share: f64) -> bool {
+        self.0 < other.0 || self.0 == other.0 && self.1 < share * other.1
+    }
+}

@@ -1,0 +1,101 @@
+//! What a run owes to those behind it.
+//!
+//! *Latest end.* Backwards through the followers in the order of their deadlines: each must have ended by its deadline
+//! and by the moment at which the next must begin; it must begin its worst time in the fastest gear before that, but
+//! never before it has come.
+//!
+//! *Mean time.* Ahead of the `k`-th follower's deadline the processor has so much time for so much work. A run's share
+//! of that time is its share of the work, and it should take no more than the least of these shares: the rule of
+//! Optimal Available for clocks (Yao, Demers and Shenker 1995).
+
+use super::gears::Gears;
+use super::program::Limits;
+use super::{Causal, MISS, Waiting};
+use crate::core::catalog::ModelId;
+use crate::time::Timestamp;
+use crate::units::Ppm;
+use std::sync::Arc;
+
+/// A request behind the one that is planned.
+#[derive(Debug, Clone, Copy)]
+struct Follower {
+    from: Timestamp,
+    deadline: Timestamp,
+    /// Seconds in the fastest gear: usual, and at worst.
+    usual_s: f64,
+    worst_s: f64,
+}
+
+impl Causal {
+    /// The limits of a run on a processor that would head the queue without `batch` (indices into the queue).
+    pub(super) fn limits(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Limits {
+        let own = batch.iter().map(|index| self.queue[*index].deadline).min().unwrap_or(now);
+        let followers = self.followers(now, group, batch);
+        let mut latest = Timestamp::MAX;
+        for follower in followers.iter().rev() {
+            let end = follower.deadline.min(latest);
+            let begin = end.before(crate::units::Nanos::from_secs_f64(follower.worst_s));
+            latest = begin.max(follower.from);
+        }
+        let latest_s = own.min(latest).since(now).as_secs_f64();
+        let (mut work_s, mut mean_s) = (own_s, f64::INFINITY);
+        for follower in &followers {
+            work_s += follower.usual_s;
+            mean_s = mean_s.min(follower.deadline.since(now).as_secs_f64() * own_s / work_s);
+        }
+        Limits { latest_s, mean_s, miss: MISS }
+    }
+
+    fn followers(&mut self, now: Timestamp, group: u8, batch: &[usize]) -> Vec<Follower> {
+        let waiting = self.queue.iter().enumerate().filter(|(index, _)| !batch.contains(index));
+        let waiting = waiting.map(|(_, Waiting { request, deadline, floor, .. })| {
+            (now, *deadline, request.model, request.items, *floor)
+        });
+        let due = self.outlook.due(now);
+        let due = due.iter().map(|due| (due.from, due.deadline, due.model, due.items, due.floor));
+        let all: Vec<_> = waiting.chain(due).collect();
+        let mut followers = Vec::with_capacity(all.len());
+        let worst = self.spread.quantile(MISS);
+        for (from, deadline, model, items, floor) in all {
+            let usual_s = self.fastest(group, model, items, floor);
+            let worst_s = usual_s * worst;
+            // What cannot be served here in time anyway needs no protection.
+            if deadline.since(from).as_secs_f64() >= worst_s {
+                followers.push(Follower { from, deadline, usual_s, worst_s });
+            }
+        }
+        followers.sort_by_key(|follower| follower.deadline);
+        followers
+    }
+
+    /// Seconds of a run on a processor in the fastest gear, infinite if none may run there.
+    pub(super) fn fastest(&mut self, group: u8, model: ModelId, items: u32, floor: Ppm) -> f64 {
+        let able = self.able(group, model, floor);
+        let fastest = |gears: &Arc<Gears>| {
+            gears.rim.first().map_or(f64::INFINITY, |gear| gears.rate(*gear).seconds(items))
+        };
+        able.iter().map(fastest).fold(f64::INFINITY, f64::min)
+    }
+
+    /// What of a model may run on a processor, is loaded there and accurate enough.
+    pub(super) fn able(&mut self, group: u8, model: ModelId, floor: Ppm) -> Vec<Arc<Gears>> {
+        let loaded: Vec<_> = self.resident.iter().copied().collect();
+        let fits = loaded.into_iter().filter(|(variant, unit)| {
+            let known = &self.machine.catalog.variants[variant.index()];
+            known.model == model && known.accuracy >= floor && self.group(*unit) == group
+        });
+        let others = self.running.keys().filter(|other| **other != group).count();
+        let slow = self.machine.plant.beside(self.conditions.0, others);
+        let bits = [slow.compute, slow.memory].map(f64::to_bits);
+        let fits: Vec<_> = fits.collect();
+        let mut able = Vec::with_capacity(fits.len());
+        for (variant, unit) in fits {
+            let machine = &self.machine;
+            let gears = self.gears.entry((variant, unit, bits));
+            able.push(Arc::clone(
+                gears.or_insert_with(|| Arc::new(Gears::new(machine, variant, unit, slow))),
+            ));
+        }
+        able
+    }
+}
