@@ -508,8 +508,6 @@ impl<S: Scheduler> World<S> {
             return Some(self.failure(batch, BatchFailure::NotLoaded));
         }
         let work = Work { items, ..self.variants[variant.index()].work };
-        // The luck of a request is its own, so that whatever decides meets the same.
-        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         match self.plant.begin_with_luck(self.now, unit, work, luck) {
             Ok(run) => {
                 self.requests.begin(&dispatch);

@@ -293,7 +293,7 @@ pub(crate) struct SimulateArgs {
     /// Disturbances, as in `config/disturbances/`; `none` is an undisturbed board [default: none].
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) disturb: Vec<PathBuf>,
-    /// Policies to compare, apart by commas.
+    /// Policies to compare, apart by commas: wattd, performance, schedutil, alert, ...; a wrong name lists all.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "wattd")]
     pub(crate) policy: Vec<String>,
     /// Seed of requests, noise and errors, or several: `1..20` is all from 1 to 20.

@@ -6,7 +6,8 @@ use crate::ctl::record::{
 };
 use crate::ctl::report::{self, Compared};
 use crate::ctl::status::{BoardStatus, Counters, DomainStatus, Status, ZoneStatus};
-use crate::sim::experiment::{Finished, Moment, Scenario, ScheduleRow, UnknownPolicy, watch};
+use crate::sim::experiment::{Finished, Moment, Scenario, ScheduleRow, watch};
+use crate::sim::policy::UnknownPolicy;
 use crate::units::Nanos;
 use std::collections::BTreeMap;
 

@@ -19,8 +19,8 @@ mod trace;
 mod workload;
 
 pub use oracle::OracleRecord;
-pub use policies::{POLICIES, UnknownPolicy};
+pub use policies::{CAUSAL_ORACLE, policies};
 pub use results::{Document, Record, ScheduleRow, mean_and_interval, write_schedule};
-pub use runner::{Experiment, Finished, RunError, RunOptions, run};
+pub use runner::{Experiment, Finished, RunError, RunOptions};
 pub use scenario::{ExperimentError, Scenario};
 pub use timeline::{Moment, watch};

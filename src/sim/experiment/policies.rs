@@ -1,35 +1,50 @@
-//! Policies by name.
+//! Policies of a scenario by name: those that compete, and the oracle that only knows more.
 
-use crate::core::Core;
-use crate::core::energy::{Budgets, Objective};
+use super::scenario::Scenario;
+use crate::sim::oracle::Causal;
+use crate::sim::policy::{NAMES, Training, UnknownPolicy};
 use crate::sim::{Machine, Scheduler};
-use crate::time::Timestamp;
+
+/// Name of the causal oracle (O3): the true parameters, not the future. It does not compete.
+pub const CAUSAL_ORACLE: &str = "o3";
 
 /// Names of all policies.
-pub const POLICIES: [&str; 2] = ["wattd", "performance"];
-
-/// No policy has this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no policy; there are: {}", POLICIES.join(", "))]
-pub struct UnknownPolicy {
-    /// The name asked for.
-    pub name: String,
+pub fn policies() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain([CAUSAL_ORACLE])
 }
 
-/// The policy of that name for a machine as it is described to it.
-///
-/// # Errors
-/// If there is none.
-pub fn build(
-    name: &str,
-    machine: &Machine,
-    budgets: &Budgets,
-) -> Result<Box<dyn Scheduler + Send>, UnknownPolicy> {
-    let objective = match name {
-        "wattd" => Objective::LeastEnergy,
-        "performance" => Objective::Performance,
-        _ => return Err(UnknownPolicy { name: name.to_owned() }),
-    };
-    let budgets = Budgets { objective, ..budgets.clone() };
-    Ok(Box::new(Core::new(machine.catalog.clone(), budgets, Timestamp::ZERO)))
+/// What builds the policies of a scenario.
+pub(super) struct Policies<'a> {
+    scenario: &'a Scenario,
+    training: Training,
+}
+
+impl<'a> Policies<'a> {
+    pub(super) fn of(scenario: &'a Scenario) -> Self {
+        let (machine, budgets) = (scenario.machine.clone(), scenario.budgets.clone());
+        let (streams, script) = (scenario.streams.clone(), scenario.script.clone());
+        Self { scenario, training: Training::new(machine, budgets, streams, script, scenario.duration) }
+    }
+
+    pub(super) const fn scenario(&self) -> &'a Scenario {
+        self.scenario
+    }
+
+    /// Whether there is a policy of that name.
+    pub(super) fn check(&self, name: &str) -> Result<(), UnknownPolicy> {
+        if name == CAUSAL_ORACLE { Ok(()) } else { self.training.check(name) }
+    }
+
+    /// The policy of that name for a machine as it is described to it.
+    pub(super) fn build(
+        &self,
+        name: &str,
+        told: &Machine,
+    ) -> Result<Box<dyn Scheduler + Send>, UnknownPolicy> {
+        if name == CAUSAL_ORACLE {
+            let Scenario { machine, budgets, streams, options, .. } = self.scenario;
+            return Ok(Box::new(Causal::new(machine, budgets, streams, options.write_delay)));
+        }
+        self.training.build(name, told)
+    }
 }

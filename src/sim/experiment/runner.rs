@@ -1,10 +1,11 @@
 //! Runs experiments over threads. The results do not depend on how many there are.
 
 use super::oracle::{self, OracleRecord};
-use super::policies::{self, UnknownPolicy};
+use super::policies::Policies;
 use super::results::{Record, ScheduleRow, Scribe, seconds};
 use super::scenario::Scenario;
 use super::timed::Timed;
+use crate::sim::policy::UnknownPolicy;
 use crate::sim::{World, WorldOptions};
 use crate::units::Microjoules;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
@@ -75,19 +76,20 @@ impl Experiment {
     /// # Errors
     /// If a policy does not exist, or threads cannot be started.
     pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Vec<Finished>, RunError> {
-        for (scenario, name) in self.scenarios.iter().flat_map(|s| self.policies.iter().map(move |p| (s, p)))
+        let policies: Vec<Policies<'_>> = self.scenarios.iter().map(Policies::of).collect();
+        for (policies, name) in policies.iter().flat_map(|p| self.policies.iter().map(move |name| (p, name)))
         {
-            policies::build(name, &scenario.machine, &scenario.budgets)?;
+            policies.check(name)?;
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        let jobs: Vec<(usize, &str, u64)> = (0..self.scenarios.len())
+            .flat_map(|scenario| self.policies.iter().map(move |policy| (scenario, policy.as_str())))
+            .flat_map(|(scenario, policy)| self.seeds.iter().map(move |seed| (scenario, policy, *seed)))
+            .collect();
         pool.install(|| {
-            let oracles = self.oracles();
-            let jobs: Vec<(usize, &str, u64)> = (0..self.scenarios.len())
-                .flat_map(|scenario| self.policies.iter().map(move |policy| (scenario, policy.as_str())))
-                .flat_map(|(scenario, policy)| self.seeds.iter().map(move |seed| (scenario, policy, *seed)))
-                .collect();
+            let oracles = self.oracles(&policies);
             let run = |(scenario, policy, seed): &(usize, &str, u64)| {
-                let mut finished = run(&self.scenarios[*scenario], policy, *seed, self.options)?;
+                let mut finished = run(&policies[*scenario], policy, *seed, self.options)?;
                 finished.record.oracle = oracles.get(&(*scenario, *seed)).copied();
                 done();
                 Ok(finished)
@@ -97,14 +99,14 @@ impl Experiment {
     }
 
     /// The oracles do not depend on the policy: once per scenario and seed.
-    fn oracles(&self) -> BTreeMap<(usize, u64), OracleRecord> {
+    fn oracles(&self, policies: &[Policies<'_>]) -> BTreeMap<(usize, u64), OracleRecord> {
         if !self.options.oracle {
             return BTreeMap::new();
         }
         let scenarios = 0..self.scenarios.len();
         let pairs: Vec<(usize, u64)> =
             scenarios.flat_map(|scenario| self.seeds.iter().map(move |seed| (scenario, *seed))).collect();
-        let consult = |pair: &(usize, u64)| Some((*pair, oracle::consult(&self.scenarios[pair.0], pair.1)?));
+        let consult = |pair: &(usize, u64)| Some((*pair, oracle::consult(&policies[pair.0], pair.1)?));
         pairs.par_iter().filter_map(consult).collect()
     }
 }
@@ -113,24 +115,25 @@ impl Experiment {
 ///
 /// # Errors
 /// If there is no such policy.
-pub fn run(
-    scenario: &Scenario,
+pub(super) fn run(
+    policies: &Policies<'_>,
     policy: &str,
     seed: u64,
     options: RunOptions,
 ) -> Result<Finished, UnknownPolicy> {
-    let world = start(scenario, policy, seed, options)?;
-    Ok(conclude(scenario, policy, seed, options, world))
+    let world = start(policies, policy, seed, options)?;
+    Ok(conclude(policies.scenario(), policy, seed, options, world))
 }
 
 /// The world of a run at power-on.
 pub(super) fn start(
-    scenario: &Scenario,
+    policies: &Policies<'_>,
     policy: &str,
     seed: u64,
     options: RunOptions,
 ) -> Result<World<Timed>, UnknownPolicy> {
-    let scheduler = policies::build(policy, &scenario.told(seed), &scenario.budgets)?;
+    let scenario = policies.scenario();
+    let scheduler = policies.build(policy, &scenario.told(seed))?;
     let world_options = WorldOptions { rows: options.schedule, ..scenario.options };
     Ok(scenario.world_with(Timed::new(scheduler, options.timed), seed, world_options))
 }

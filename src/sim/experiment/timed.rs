@@ -1,5 +1,6 @@
 //! A scheduler with a stopwatch.
 
+use crate::board::sim::Plant;
 use crate::core::event::{Effect, Event, Outcome};
 use crate::sim::Scheduler;
 use crate::time::{Clock, MonotonicClock, Timestamp};
@@ -60,5 +61,9 @@ impl Scheduler for Timed {
 
     fn next_wakeup(&self) -> Option<Timestamp> {
         self.inner.next_wakeup()
+    }
+
+    fn observe_truth(&mut self, plant: &Plant) {
+        self.inner.observe_truth(plant);
     }
 }

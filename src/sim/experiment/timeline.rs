@@ -1,9 +1,10 @@
 //! A run looked at from moment to moment, for a picture.
 
-use super::policies::UnknownPolicy;
+use super::policies::Policies;
 use super::runner::{Finished, RunOptions, conclude, start};
 use super::scenario::Scenario;
 use crate::core::catalog::DomainId;
+use crate::sim::policy::UnknownPolicy;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 
@@ -35,7 +36,7 @@ pub fn watch(
     moments: u32,
 ) -> Result<(Finished, Vec<Moment>), UnknownPolicy> {
     let options = RunOptions { schedule: true, ..RunOptions::default() };
-    let mut world = start(scenario, policy, seed, options)?;
+    let mut world = start(&Policies::of(scenario), policy, seed, options)?;
     let begin = Timestamp::ZERO.after(scenario.warmup);
     let (zones, domains) = {
         let spec = world.plant().spec();

@@ -144,7 +144,8 @@ impl Governed {
         for unit in view.units_of(id) {
             self.units[unit.index()].busy_s = 0.0;
         }
-        Some(view.now.after(ONDEMAND_PERIOD))
+        let at_rest = !view.is_busy(id) && domain.target == points.first().copied();
+        (!at_rest).then(|| view.now.after(ONDEMAND_PERIOD))
     }
 
     fn schedutil(&mut self, view: &View<'_>, id: DomainId, knobs: &Knobs) -> Option<Timestamp> {

@@ -121,4 +121,8 @@ impl Scheduler for Box<dyn Scheduler + Send> {
     fn next_wakeup(&self) -> Option<Timestamp> {
         (**self).next_wakeup()
     }
+
+    fn observe_truth(&mut self, plant: &crate::board::sim::Plant) {
+        (**self).observe_truth(plant);
+    }
 }

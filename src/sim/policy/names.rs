@@ -40,7 +40,7 @@ pub const NAMES: [&str; 16] = [
 pub enum UnknownPolicy {
     /// No policy is called that.
     #[error(
-        "policy {name:?} is not known; there are {}, and the governors among them also with -smallest or -fixed:NAME",
+        "`{name}` is no policy; there are: {}; those that do not choose a variant also with -smallest and -fixed:NAME",
         NAMES.join(", ")
     )]
     Name {
@@ -48,10 +48,10 @@ pub enum UnknownPolicy {
         name: String,
     },
     /// It is chosen by trial on training traces, which only [`super::Training`] has.
-    #[error("policy {0:?} must be trained on the traces of a scenario first")]
+    #[error("`{0}` must be trained on the traces of a scenario first")]
     Untrained(String),
     /// No model has a variant of the name after `-fixed:`.
-    #[error("policy {policy:?}: no model has a variant {variant:?}; there are {}", known.join(", "))]
+    #[error("`{policy}`: no model has a variant `{variant}`; there are: {}", known.join(", "))]
     Variant {
         /// The policy's name.
         policy: String,
@@ -75,7 +75,7 @@ pub fn build(
     if let Some(policy) = chooser(name) {
         return Ok(policy(catalog, budgets));
     }
-    if name == "static-best" {
+    if name == super::static_best::NAME {
         return Err(UnknownPolicy::Untrained(name.to_owned()));
     }
     let (base, pick, fixed) = match name.split_once("-fixed:") {

@@ -18,8 +18,9 @@
 //! variant and unit; the library knows one application per controller, so the cheapest of all accurate
 //! enough is taken, which can only help it.
 //!
-//! POET promises a mean and leaves the margin to the user: runs aim at 90 % of their time. That is three standard
-//! deviations of 3 % noise.
+//! POET promises a mean and leaves the margin to the user: runs aim at 65 % of their time. Of 60, 65, 70, 80, 85, 90
+//! and 95 % it is the one with the least energy at no more than 0.1 % misses, on the training traces on which
+//! ALERT's threshold was chosen.
 
 use super::knobs::Knobs;
 use super::pace::{Pins, soonest};
@@ -34,7 +35,7 @@ const Q: f64 = 1e-5;
 const R: f64 = 0.01;
 const P0: f64 = 1.0;
 /// Share of the time to the deadline that a run aims at.
-const AIM: f64 = 0.9;
+const AIM: f64 = 0.65;
 /// Bounds of the speedup asked for: beyond them lies no disturbance, but a wound-up integrator.
 const SPEEDUPS: (f64, f64) = (0.2, 5.0);
 

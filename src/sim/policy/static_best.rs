@@ -28,6 +28,9 @@ const MISSES: f64 = 0.001;
 const MOST_TRIED: usize = 48;
 const ENOUGH: usize = 4;
 
+/// What it is called.
+pub(super) const NAME: &str = "static-best";
+
 type Table = BTreeMap<(ClassId, ModelId), Configuration>;
 
 /// One configuration per class and model. Where it is not accurate enough for a request that names its own
@@ -89,12 +92,20 @@ impl Training {
     /// # Errors
     /// If there is none.
     pub fn build(&self, name: &str, told: &Machine) -> Result<Box<dyn Scheduler + Send>, UnknownPolicy> {
-        if name != "static-best" {
+        if name != NAME {
             return build(name, told, &self.budgets);
         }
         let table = self.table.get_or_init(|| self.train()).clone();
         let policy = StaticBest { table, pins: Pins::default() };
         Ok(Box::new(Server::new(told.catalog.clone(), self.budgets.clone(), Only::new(), policy)))
+    }
+
+    /// Whether there is a policy of that name; trains nothing.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn check(&self, name: &str) -> Result<(), UnknownPolicy> {
+        if name == NAME { Ok(()) } else { build(name, &self.machine, &self.budgets).map(|_| ()) }
     }
 
     /// Class by class, the others held at their fastest or where they were put before.
@@ -172,7 +183,7 @@ impl Training {
             let policy = StaticBest { table: table.clone(), pins: Pins::default() };
             let server = Server::new(self.machine.catalog.clone(), self.budgets.clone(), Only::new(), policy);
             let workload = Workload::new(self.streams.clone(), seed);
-            let options = WorldOptions { seed, ..WorldOptions::default() };
+            let options = WorldOptions { seed, checked: false, ..WorldOptions::default() };
             let mut world = World::new(server, &self.machine, &self.budgets, workload, options);
             if let Some(script) = &self.script {
                 world.play(script);

@@ -1,7 +1,7 @@
 //! The core on simulated boards: scenarios, and random worlds under the checkers.
 
 mod hedging;
-mod random;
+pub(super) mod random;
 mod rogue;
 mod scenarios;
 mod sensors;

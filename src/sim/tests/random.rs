@@ -148,8 +148,18 @@ fn random_budgets(dice: &mut Dice, idle: Microwatts) -> Budgets {
     budgets
 }
 
-/// Runs the world of a seed; what went wrong, if anything did.
-fn run(seed: u64) -> Result<Summary, String> {
+/// A world to be.
+pub(in crate::sim) struct Rolled {
+    name: String,
+    pub(in crate::sim) machine: Machine,
+    pub(in crate::sim) budgets: Budgets,
+    pub(in crate::sim) streams: Vec<Stream>,
+    script: Script,
+    options: WorldOptions,
+}
+
+/// Rolls the world of a seed.
+pub(in crate::sim) fn roll(seed: u64) -> Rolled {
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let spec = board(BOARDS[dice.below(BOARDS.len())].0);
     let plant = PlantSpec::from_board(&spec).unwrap().with_thermal_speedup(20.0).unwrap();
@@ -165,16 +175,32 @@ fn run(seed: u64) -> Result<Summary, String> {
         true => LaneFaults { run: 0.05, load: 0.1, lost: 0.01 },
         false => LaneFaults::default(),
     };
-    let core = Core::new(machine.catalog.clone(), budgets.clone(), Timestamp::ZERO);
     let (metered, write_delay) = (dice.odds(0.7), Nanos::from_micros(dice.0.random_range(0..20_000)));
     let options = WorldOptions { seed, faults, metered, write_delay, ..WorldOptions::default() };
-    let mut world = World::new(core, &machine, &budgets, Workload::new(streams, seed), options);
-    world.play(&script);
-    world.run_until(at_s(TROUBLE_S));
-    let rested = world.drain(Nanos::from_secs_f64(HEALED_S - TROUBLE_S));
+    Rolled { name: spec.name, machine, budgets, streams, script, options }
+}
+
+impl Rolled {
+    /// Lives through the trouble and until everything is answered; whether it came to rest.
+    pub(in crate::sim) fn play<S: Scheduler>(&self, scheduler: S) -> (World<S>, bool) {
+        let workload = Workload::new(self.streams.clone(), self.options.seed);
+        let mut world = World::new(scheduler, &self.machine, &self.budgets, workload, self.options);
+        world.play(&self.script);
+        world.run_until(at_s(TROUBLE_S));
+        let rested = world.drain(Nanos::from_secs_f64(HEALED_S - TROUBLE_S));
+        (world, rested)
+    }
+}
+
+/// Runs the world of a seed; what went wrong, if anything did.
+fn run(seed: u64) -> Result<Summary, String> {
+    let rolled = roll(seed);
+    let Rolled { name, machine, budgets, script, .. } = &rolled;
+    let core = Core::new(machine.catalog.clone(), budgets.clone(), Timestamp::ZERO);
+    let (mut world, rested) = rolled.play(core);
     world.run_until(at_s(HEALED_S));
     let context = |what: String| {
-        Err(format!("seed {seed}, {}: {what}\n{}\n{script:?}\n{budgets:?}", spec.name, world.summary()))
+        Err(format!("seed {seed}, {name}: {what}\n{}\n{script:?}\n{budgets:?}", world.summary()))
     };
     if let Some(first) = world.checkers().violations().first() {
         return context(format!("{} violations, the first: {first:?}", world.checkers().violations().len()));

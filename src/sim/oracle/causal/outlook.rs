@@ -44,6 +44,10 @@ impl Outlook {
     pub(super) fn new(streams: &[Stream], budgets: &Budgets) -> Self {
         let series = streams.iter().filter_map(|stream| {
             let Arrivals::Periodic { period, jitter } = stream.arrivals else { return None };
+            // Inside a spike the period is another.
+            if !stream.spikes.is_empty() {
+                return None;
+            }
             let class = budgets.classes.get(usize::from(stream.class.0)).unwrap_or(&budgets.classes[0]);
             Some(Series {
                 latency: stream.deadline.unwrap_or(class.latency),

@@ -34,9 +34,11 @@ fn case(noise: Noise, period_ms: u64, deadline_ms: u64, contention: &[(u64, f64)
         until: at_s(BEGIN_S).after(lasting),
         ..Stream::plain(Arrivals::Periodic { period, jitter: Nanos::ZERO }, Nanos::ZERO)
     };
-    let steps = contention.iter().map(|(s, factor)| (Nanos::from_secs(*s), Change::ContentionMemory(*factor)));
+    let steps =
+        contention.iter().map(|(s, factor)| (Nanos::from_secs(*s), Change::ContentionMemory(*factor)));
     let script = Script::of(steps.collect());
-    let horizon = Nanos::from_secs_f64(BEGIN_S).saturating_add(lasting).saturating_add(stream.deadline.unwrap());
+    let horizon =
+        Nanos::from_secs_f64(BEGIN_S).saturating_add(lasting).saturating_add(stream.deadline.unwrap());
     let budgets = budgets(Objective::LeastEnergy);
     Case { seed: 7, machine, budgets, streams: vec![stream], script, horizon }
 }
@@ -58,7 +60,9 @@ fn report(name: &str, case: &Case) -> [f64; 3] {
         ("performance", case.run(case.core(Objective::Performance))),
     ];
     for (name, run) in &runs {
-        let demand = |instance| certified_bound_of(instance, Demand { served: Some(&run.served), mean_accuracy: None });
+        let demand = |instance| {
+            certified_bound_of(instance, Demand { served: Some(&run.served), mean_accuracy: None })
+        };
         let (own, own_held) = (demand(&instance), demand(&booted));
         println!(
             "  {name:22} {:9.2} J {:+7.2} %; of its own requests {:+7.2} %, memory held {:+7.2} %; {} missed ({:.2} %)",
