@@ -201,7 +201,8 @@ impl Dual {
         for group in 0..self.groups {
             let chosen = self.jobs.iter().filter_map(|job| {
                 let dish = self.choice(job).0;
-                let task = Task { arrival_s: job.arrival_s, deadline_s: job.deadline_s, seconds: dish.seconds };
+                let task =
+                    Task { arrival_s: job.arrival_s, deadline_s: job.deadline_s, seconds: dish.seconds };
                 (dish.group == group).then_some(task)
             });
             let found = overfull(&chosen.collect::<Vec<_>>());

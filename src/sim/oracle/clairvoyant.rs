@@ -5,8 +5,6 @@
 //! requests that queue have less time. [`super::certified_bound`] is the bound.
 
 use super::instance::{Ask, Instance};
-use crate::core::catalog::ModelId;
-use crate::units::Ppm;
 use std::collections::BTreeMap;
 
 /// A request's cheapest answer.

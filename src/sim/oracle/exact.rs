@@ -193,12 +193,8 @@ pub fn dp(problem: &Problem, most_labels: usize) -> Option<Plan> {
         let next_arrival = problem.jobs[index + 1..].iter().map(|job| job.arrival).min().unwrap_or(0);
         let mut fresh = Vec::new();
         for (before, label) in stages[index].iter().enumerate() {
-            let dropped = Label {
-                cost: label.cost + problem.drop_nanojoules,
-                choice: None,
-                before,
-                ..label.clone()
-            };
+            let dropped =
+                Label { cost: label.cost + problem.drop_nanojoules, choice: None, before, ..label.clone() };
             fresh.push(dropped);
             for (choice, way) in job.ways.iter().enumerate() {
                 let end = label.free[way.machine].max(job.arrival) + way.nanos;

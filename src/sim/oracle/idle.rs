@@ -95,7 +95,9 @@ fn reference(
     let longest = (spec.thermal.fast_tau_s / spec.thermal_speedup / 40.0).clamp(5e-4, 0.125);
     let mut changes: Vec<(Timestamp, &Change)> = script
         .into_iter()
-        .flat_map(|(script, origin)| script.steps().iter().map(move |(at, change)| (origin.after(*at), change)))
+        .flat_map(|(script, origin)| {
+            script.steps().iter().map(move |(at, change)| (origin.after(*at), change))
+        })
         .collect();
     changes.reverse();
     let (mut heat, mut ambient_c, mut extra_w, mut fan_failed) = (plant.heat(), spec.ambient_c, 0.0, false);

@@ -310,7 +310,12 @@ fn configurations(machine: &Machine, plant: &Plant, memory_clocks: MemoryClocks)
     all
 }
 
-pub(super) fn rate(machine: &Machine, configuration: &Configuration, slow: Slowdown, memory: MemoryClocks) -> Rate {
+pub(super) fn rate(
+    machine: &Machine,
+    configuration: &Configuration,
+    slow: Slowdown,
+    memory: MemoryClocks,
+) -> Rate {
     let (plant, unit) = (&machine.plant, configuration.unit);
     let work = Work { items: 1, ..machine.variants[configuration.variant.index()].work };
     let pace = plant.pace(unit, &work, configuration.clock, configuration.memory, slow);

@@ -106,7 +106,8 @@ fn courses(instance: &Instance, kind: &Kind) -> Vec<Course> {
         *shared = shared.max(share.seconds / alone_s);
         points.push(share);
     }
-    let course = |(group, accuracy, shared, points)| Course { group, accuracy, shared, rim: lower_left(points) };
+    let course =
+        |(group, accuracy, shared, points)| Course { group, accuracy, shared, rim: lower_left(points) };
     points.into_values().map(course).collect()
 }
 

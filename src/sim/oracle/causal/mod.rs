@@ -22,7 +22,8 @@ use crate::board::sim::{Plant, Slowdown};
 use crate::core::catalog::{DomainId, ModelId, Provenance, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::event::{
-    BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request, RequestId, Served,
+    BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request, RequestId,
+    Served,
 };
 use crate::sim::{Machine, Scheduler, Stream};
 use crate::time::Timestamp;
@@ -172,7 +173,8 @@ impl Causal {
     }
 
     fn completed(&mut self, now: Timestamp, completion: &Completion) {
-        let group = self.running.iter().find(|(_, run)| run.batch == completion.batch).map(|(group, _)| *group);
+        let group =
+            self.running.iter().find(|(_, run)| run.batch == completion.batch).map(|(group, _)| *group);
         let Some(run) = group.and_then(|group| self.running.remove(&group)) else { return };
         match completion.result {
             Ok(()) => self.answer(now, &run, completion),
@@ -255,9 +257,8 @@ impl Causal {
         self.next_batch += 1;
         let gears = Arc::clone(&choice.gears);
         let clocks = gears.khz(choice.program.first);
-        let boost = choice.program.boost.map(|(gear, at_s)| {
-            (now.after(Nanos::from_secs_f64(at_s)), gears.khz(gear))
-        });
+        let boost =
+            choice.program.boost.map(|(gear, at_s)| (now.after(Nanos::from_secs_f64(at_s)), gears.khz(gear)));
         self.effects.push_back(Effect::Dispatch(Dispatch {
             batch,
             unit: gears.unit,

@@ -34,9 +34,11 @@ fn case(noise: Noise, period_ms: u64, deadline_ms: u64, contention: &[(u64, f64)
         until: at_s(BEGIN_S).after(lasting),
         ..Stream::plain(Arrivals::Periodic { period, jitter: Nanos::ZERO }, Nanos::ZERO)
     };
-    let steps = contention.iter().map(|(s, factor)| (Nanos::from_secs(*s), Change::ContentionMemory(*factor)));
+    let steps =
+        contention.iter().map(|(s, factor)| (Nanos::from_secs(*s), Change::ContentionMemory(*factor)));
     let script = Script::of(steps.collect());
-    let horizon = Nanos::from_secs_f64(BEGIN_S).saturating_add(lasting).saturating_add(stream.deadline.unwrap());
+    let horizon =
+        Nanos::from_secs_f64(BEGIN_S).saturating_add(lasting).saturating_add(stream.deadline.unwrap());
     let budgets = budgets(Objective::LeastEnergy);
     Case { seed: 7, machine, budgets, streams: vec![stream], script, horizon }
 }
@@ -58,7 +60,9 @@ fn report(name: &str, case: &Case) -> [f64; 3] {
         ("performance", case.run(case.core(Objective::Performance))),
     ];
     for (name, run) in &runs {
-        let demand = |instance| certified_bound_of(instance, Demand { served: Some(&run.served), mean_accuracy: None });
+        let demand = |instance| {
+            certified_bound_of(instance, Demand { served: Some(&run.served), mean_accuracy: None })
+        };
         let (own, own_held) = (demand(&instance), demand(&booted));
         println!(
             "  {name:22} {:9.2} J {:+7.2} %; of its own requests {:+7.2} %, memory held {:+7.2} %; {} missed ({:.2} %)",
@@ -82,11 +86,12 @@ fn the_bound_is_tight_on_the_measured_grid() {
     let quiet = Noise { sigma: 0.0, tail_probability: 0.0, ..usual };
     let steps = [(20, 1.25), (45, 1.0), (70, 1.5), (90, 1.1), (110, 1.0)];
     let [bound, o1, o3] = report("no noise", &case(quiet, 133, 133, &[], 300));
-    // Without noise the clairvoyant knows no more than the causal planner.
-    assert!(o1 < 1.01 * bound, "O1 {o1}, bound {bound}");
-    assert!(o3 < 1.05 * bound, "O3 {o3}, bound {bound}");
+    // Without noise the clairvoyant knows no more than the causal planner. Single clocks cannot hit the deadline as
+    // mixtures do.
+    assert!(o1 < 1.02 * bound, "O1 {o1}, bound {bound}");
+    assert!(o3 < 1.02 * bound, "O3 {o3}, bound {bound}");
     let [bound, o1, _] = report("noise of the board", &case(usual, 133, 133, &[], 1000));
-    assert!(o1 < 1.01 * bound, "O1 {o1}, bound {bound}");
+    assert!(o1 < 1.02 * bound, "O1 {o1}, bound {bound}");
     report("rough noise, contention", &case(rough, 133, 133, &steps, 1000));
     report("rough noise, tight", &case(rough, 133, 100, &[], 1000));
     report("rough noise, loose", &case(rough, 250, 200, &[], 500));

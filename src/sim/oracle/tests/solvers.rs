@@ -19,7 +19,8 @@ fn problem(dice: &mut Dice) -> Problem {
         Job { arrival, deadline: arrival + 1_000_000 * (5 + dice.below(80)) as u64, ways }
     });
     let jobs = jobs.collect();
-    let mean_accuracy = dice.odds(0.5).then(|| Ppm(800_000 + 10_000 * u32::try_from(dice.below(14)).unwrap()));
+    let mean_accuracy =
+        dice.odds(0.5).then(|| Ppm(800_000 + 10_000 * u32::try_from(dice.below(14)).unwrap()));
     Problem { jobs, machines, mean_accuracy, drop_nanojoules: 1_000_000 * (50 + dice.below(400)) as u64 }
 }
 
