@@ -6,6 +6,8 @@ mod args;
 mod commands;
 #[path = "wattctl/machine.rs"]
 mod machine;
+#[path = "wattctl/simulate.rs"]
+mod simulate;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ pub mod document;
 pub mod raw;
 mod validate;
 
-pub(crate) use validate::{NAME_RULE, is_name};
+pub(crate) use validate::{Check, NAME_RULE, is_name};
 
 use crate::core::energy::Budgets;
 use crate::core::event::{AppId, ClassId};

@@ -38,16 +38,24 @@ pub(crate) const NAME_RULE: &str =
 pub(super) fn config(file: &Path, text: &str, context: &Context<'_>) -> Result<Config, Problems> {
     let mut document = Document::parse(file, text);
     let Some(raw) = document.read::<RawConfig>() else { return document.finish(None) };
-    let base = file.parent().unwrap_or(Path::new("")).to_owned();
-    let mut check = Check { document, base, context };
+    let mut check = Check::new(file, document, context);
     let config = check.config(file, raw);
     check.document.finish(Some(config))
 }
 
-struct Check<'a, 't> {
-    document: Document<'t>,
+/// Checks values and notes what is wrong with them. Also for other files with some of the same tables.
+pub(crate) struct Check<'a, 't> {
+    /// The file, and what is wrong in it.
+    pub(crate) document: Document<'t>,
     base: PathBuf,
     context: &'a Context<'a>,
+}
+
+impl<'a, 't> Check<'a, 't> {
+    /// A check of this file.
+    pub(crate) fn new(file: &Path, document: Document<'t>, context: &'a Context<'a>) -> Self {
+        Self { document, base: file.parent().unwrap_or(Path::new("")).to_owned(), context }
+    }
 }
 
 impl Check<'_, '_> {
@@ -195,7 +203,8 @@ impl Check<'_, '_> {
         raw.journal.enabled.then_some(JournalConfig { dir, limit: megabytes(limit) })
     }
 
-    fn budgets(&mut self, raw: &RawConfig) -> (Budgets, Vec<ClassRule>) {
+    /// `[budget]`, `[memory]` and `[[class]]`.
+    pub(crate) fn budgets(&mut self, raw: &RawConfig) -> (Budgets, Vec<ClassRule>) {
         let budget = &raw.budget;
         let cap = self.optional("budget.power_cap_w", budget.power_cap_w, 0.1..=10_000.0, "W");
         let window = self.number("budget.power_window_s", budget.power_window_s, 0.1..=3_600.0, "s");
@@ -376,7 +385,7 @@ impl Check<'_, '_> {
     }
 
     /// A path against the folder of the file.
-    fn path(&mut self, key: &str, path: &Path) -> PathBuf {
+    pub(crate) fn path(&mut self, key: &str, path: &Path) -> PathBuf {
         if path.as_os_str().is_empty() {
             self.document.complain(key, "must not be empty");
         }
@@ -411,19 +420,22 @@ impl Check<'_, '_> {
         Some(Group { name: name.to_owned(), gid: gid? })
     }
 
-    fn name(&mut self, key: &str, name: &str) {
+    /// A name of a model, class or variant.
+    pub(crate) fn name(&mut self, key: &str, name: &str) {
         if !is_name(name) {
             self.document.complain(key, NAME_RULE);
         }
     }
 
-    fn bounded(&mut self, key: &str, length: usize, most: usize) {
+    /// A list of bounded length.
+    pub(crate) fn bounded(&mut self, key: &str, length: usize, most: usize) {
         if length > most {
             self.document.complain(key, format!("has {length} entries: at most {most} are taken"));
         }
     }
 
-    fn number(&mut self, key: &str, value: f64, range: RangeInclusive<f64>, unit: &str) -> f64 {
+    /// A number within bounds; the lower one in place of a bad one.
+    pub(crate) fn number(&mut self, key: &str, value: f64, range: RangeInclusive<f64>, unit: &str) -> f64 {
         // NaN is in no range.
         if range.contains(&value) {
             return value;
@@ -432,7 +444,8 @@ impl Check<'_, '_> {
         *range.start()
     }
 
-    fn optional(
+    /// A number within bounds, if there is one.
+    pub(crate) fn optional(
         &mut self,
         key: &str,
         value: Option<f64>,
@@ -442,7 +455,8 @@ impl Check<'_, '_> {
         value.map(|value| self.number(key, value, range, unit))
     }
 
-    fn whole(&mut self, key: &str, value: u64, range: RangeInclusive<u64>, unit: &str) -> u64 {
+    /// A whole number within bounds; the nearest in place of a bad one.
+    pub(crate) fn whole(&mut self, key: &str, value: u64, range: RangeInclusive<u64>, unit: &str) -> u64 {
         if range.contains(&value) {
             return value;
         }
@@ -450,7 +464,8 @@ impl Check<'_, '_> {
         value.clamp(*range.start(), *range.end())
     }
 
-    fn count(&mut self, key: &str, value: u32, range: RangeInclusive<u32>) -> u32 {
+    /// The same for smaller numbers.
+    pub(crate) fn count(&mut self, key: &str, value: u32, range: RangeInclusive<u32>) -> u32 {
         if range.contains(&value) {
             return value;
         }

@@ -6,4 +6,5 @@ pub mod record;
 pub mod report;
 pub mod rpc;
 pub mod show;
+pub mod simulate;
 pub mod status;

@@ -49,6 +49,9 @@ pub struct Header {
     pub apps: Vec<AppHeader>,
     /// The variants that each model has, the most accurate first.
     pub ladders: Vec<Ladder>,
+    /// Name of the policy of a simulated run; without one it is the daemon's decision rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// An application of the scenario.

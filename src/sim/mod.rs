@@ -13,18 +13,22 @@
 //! believes.
 
 mod checkers;
+pub mod experiment;
 mod lane;
 pub mod oracle;
+pub mod policy;
 mod report;
+mod requests;
 mod setup;
 mod workload;
 mod world;
 
 pub use checkers::{Checkers, Violation};
 pub use lane::LaneFaults;
-pub use report::{Row, Summary};
+pub use report::Summary;
+pub use requests::{Asked, Counts, Row, Run};
 pub use setup::{Machine, SimModel, SimVariant};
-pub use workload::{Arrival, Arrivals, Stream, Workload};
+pub use workload::{Arrival, Arrivals, Spike, Stream, Workload};
 pub use world::{Scheduler, World, WorldOptions};
 
 #[cfg(test)]

@@ -1,26 +1,11 @@
 //! What a run came to.
 
+use super::requests::Row;
 use crate::board::sim::PlantStats;
 use crate::core::catalog::{UnitId, VariantId};
-use crate::core::event::{ClassId, Outcome, Rejection, RequestId, Served};
-use crate::time::Timestamp;
+use crate::core::event::{Outcome, Rejection};
 use crate::units::{MilliCelsius, Nanos, Ppm};
 use std::collections::BTreeMap;
-
-/// One request and its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The request.
-    pub request: RequestId,
-    /// Its class.
-    pub class: ClassId,
-    /// When it came.
-    pub arrival: Timestamp,
-    /// When it was answered.
-    pub answered: Timestamp,
-    /// How.
-    pub outcome: Outcome,
-}
 
 /// A run in figures. Energy and heat are the plant's own, not what the scheduler believes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -58,19 +43,18 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub(super) fn answer(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Served(served) => self.serve(served),
-            Outcome::Rejected { reason, .. } => *self.rejected.entry(*reason).or_insert(0) += 1,
+    /// Counts an answer; `accuracy` is that of the variant that ran, if one did.
+    pub(super) fn answer(&mut self, row: &Row, accuracy: Ppm) {
+        match row.outcome {
+            Outcome::Served(served) => {
+                self.served += 1;
+                self.missed += u64::from(row.late());
+                self.attributed_j += served.energy.as_f64() / 1e6;
+                self.accuracy_sum += u64::from(accuracy.0);
+                *self.mix.entry((served.variant, served.unit)).or_insert(0) += 1;
+            }
+            Outcome::Rejected { reason, .. } => *self.rejected.entry(reason).or_insert(0) += 1,
         }
-    }
-
-    fn serve(&mut self, served: &Served) {
-        self.served += 1;
-        self.missed += u64::from(served.missed);
-        self.attributed_j += served.energy.as_f64() / 1e6;
-        self.accuracy_sum += u64::from(served.accuracy.0);
-        *self.mix.entry((served.variant, served.unit)).or_insert(0) += 1;
     }
 
     pub(super) fn close(&mut self, lasted: Nanos, plant: &PlantStats) {

@@ -6,9 +6,10 @@ use crate::time::Timestamp;
 use crate::units::{Nanos, Ppm};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
 
 /// How the requests of a stream are spaced.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Arrivals {
     /// One every `period`, each up to `jitter` late: a camera.
     Periodic {
@@ -29,6 +30,19 @@ pub enum Arrivals {
         /// Requests in one.
         size: u32,
     },
+    /// At recorded moments, ascending, counted from the start of the stream.
+    Trace(Arc<[Nanos]>),
+}
+
+/// A window in which the requests of a stream come faster, or slower. A trace is as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spike {
+    /// Its start.
+    pub from: Timestamp,
+    /// Its end.
+    pub until: Timestamp,
+    /// How many times as fast; above zero.
+    pub factor: f64,
 }
 
 /// Requests of one kind from one app.
@@ -56,6 +70,8 @@ pub struct Stream {
     pub until: Timestamp,
     /// Spacing.
     pub arrivals: Arrivals,
+    /// Windows of another rate; where they overlap their factors multiply.
+    pub spikes: Vec<Spike>,
 }
 
 impl Stream {
@@ -74,7 +90,30 @@ impl Stream {
             from: Timestamp::ZERO,
             until: Timestamp::ZERO.after(lasting),
             arrivals,
+            spikes: Vec::new(),
         }
+    }
+
+    /// The moment at which `span` of the stream's usual time has passed since `from`: inside a spike its time runs
+    /// `factor` times as fast, so that the mean rate changes at the very edges, in the middle of a gap too.
+    fn onward(&self, from: Timestamp, span: Nanos) -> Timestamp {
+        let (mut now, mut left) = (from, span);
+        // Every round passes an edge.
+        for _ in 0..=2 * self.spikes.len() {
+            let inside = |spike: &&Spike| spike.from <= now && now < spike.until;
+            let pace: f64 = self.spikes.iter().filter(inside).map(|spike| spike.factor).product();
+            let edges = self.spikes.iter().flat_map(|spike| [spike.from, spike.until]);
+            let edge = edges.filter(|edge| *edge > now).min();
+            let there = Nanos::from_f64(left.as_f64() / pace);
+            match edge {
+                Some(edge) if now.after(there) > edge => {
+                    left = left.saturating_sub(Nanos::from_f64(edge.since(now).as_f64() * pace));
+                    now = edge;
+                }
+                _ => return now.after(there),
+            }
+        }
+        now
     }
 }
 
@@ -97,6 +136,8 @@ struct Source {
     /// Requests left of the burst at `next`.
     left: u32,
     pending: Option<Timestamp>,
+    /// Position in a trace.
+    taken: usize,
 }
 
 /// Streams merged in time. Each draws from a generator of its own, so that a change of one moves no other.
@@ -113,9 +154,9 @@ impl Workload {
         let source = |(index, stream): (usize, &Stream)| {
             let salt = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ salt);
-            let mut source = Source { rng, next: stream.from, left: 0, pending: None };
-            if !matches!(stream.arrivals, Arrivals::Periodic { .. }) {
-                source.next = source.next.after(source.gap(stream));
+            let mut source = Source { rng, next: stream.from, left: 0, pending: None, taken: 0 };
+            if matches!(stream.arrivals, Arrivals::Poisson { .. } | Arrivals::Bursts { .. }) {
+                source.next = source.following(stream);
             }
             source.advance(stream);
             source
@@ -150,45 +191,58 @@ impl Workload {
 }
 
 impl Source {
-    /// Time to the next period, request or burst; at least a nanosecond, so that time passes.
-    fn gap(&mut self, stream: &Stream) -> Nanos {
-        let mean_s = match stream.arrivals {
-            Arrivals::Periodic { period, .. } => return period.max(Nanos(1)),
+    /// When the next period, request or burst comes after `self.next`; at least a nanosecond later, so that time
+    /// passes.
+    fn following(&mut self, stream: &Stream) -> Timestamp {
+        let mean_s = match &stream.arrivals {
+            Arrivals::Periodic { period, .. } => return self.later(stream, *period),
             Arrivals::Poisson { per_s } => 1.0 / per_s.max(1e-9),
             Arrivals::Bursts { every, .. } => every.as_secs_f64(),
+            Arrivals::Trace(_) => return self.next,
         };
         let odds: f64 = self.rng.random();
-        Nanos::from_secs_f64(-mean_s * (1.0 - odds).ln()).max(Nanos(1))
+        self.later(stream, Nanos::from_secs_f64(-mean_s * (1.0 - odds).ln()))
+    }
+
+    fn later(&self, stream: &Stream, gap: Nanos) -> Timestamp {
+        let next =
+            if stream.spikes.is_empty() { self.next.after(gap) } else { stream.onward(self.next, gap) };
+        next.max(self.next.after(Nanos(1)))
     }
 
     fn advance(&mut self, stream: &Stream) {
-        let at = match stream.arrivals {
+        let at = match &stream.arrivals {
             Arrivals::Periodic { jitter, .. } => {
                 let share: f64 = self.rng.random();
                 let at = self.next.after(Nanos::from_secs_f64(jitter.as_secs_f64() * share));
-                self.next = self.next.after(self.gap(stream));
-                at
+                self.next = self.following(stream);
+                Some(at)
             }
             Arrivals::Poisson { .. } => {
                 let at = self.next;
-                self.next = at.after(self.gap(stream));
-                at
+                self.next = self.following(stream);
+                Some(at)
             }
             Arrivals::Bursts { size, .. } => {
                 if self.left == 0 {
-                    self.left = size.max(1);
+                    self.left = (*size).max(1);
                 }
                 let at = self.next;
                 self.left -= 1;
                 if self.left == 0 {
-                    self.next = at.after(self.gap(stream));
+                    self.next = self.following(stream);
                 }
+                Some(at)
+            }
+            Arrivals::Trace(moments) => {
+                let at = moments.get(self.taken).map(|moment| stream.from.after(*moment));
+                self.taken += 1;
                 at
             }
         };
         // Jitter above the period must not send time backwards.
-        let at = self.pending.map_or(at, |before| at.max(before));
-        self.pending = (at < stream.until).then_some(at);
+        let at = at.map(|at| self.pending.map_or(at, |before| at.max(before)));
+        self.pending = at.filter(|at| *at < stream.until);
     }
 }
 
@@ -227,6 +281,42 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_requests() {
         let arrivals = Arrivals::Poisson { per_s: 20.0 };
-        assert_eq!(times(arrivals, 20), times(arrivals, 20));
+        assert_eq!(times(arrivals.clone(), 20), times(arrivals, 20));
+    }
+
+    #[test]
+    fn a_trace_comes_as_recorded() {
+        let recorded: Arc<[Nanos]> = [5, 5, 70, 2000].map(Nanos::from_millis).into();
+        let at = |ms| Timestamp::ZERO.after(Nanos::from_millis(ms));
+        // The last is after the end of the stream.
+        assert_eq!(times(Arrivals::Trace(recorded), 1), [at(5), at(5), at(70)]);
+    }
+
+    /// Four times as fast from 2 s to 3 s, half as fast from 4 s on.
+    #[test]
+    fn spikes_multiply_the_rate_from_edge_to_edge() {
+        let at = |s: f64| Timestamp::ZERO.after(Nanos::from_secs_f64(s));
+        let spike = |from, until, factor| Spike { from: at(from), until: at(until), factor };
+        let camera = Arrivals::Periodic { period: Nanos::from_millis(300), jitter: Nanos::ZERO };
+        let spikes = vec![spike(2.0, 3.0, 4.0), spike(4.0, 9.0, 0.5)];
+        let stream =
+            |arrivals| Stream { spikes: spikes.clone(), ..Stream::plain(arrivals, Nanos::from_secs(6)) };
+        let count = |arrivals, from: f64, until: f64| {
+            let mut workload = Workload::new(vec![stream(arrivals)], 7);
+            let all = std::iter::from_fn(|| workload.take()).map(|arrival| arrival.at);
+            all.filter(|moment| (at(from)..at(until)).contains(moment)).count()
+        };
+        // The period that 2 s cuts: from 1.8 s on 0.2 s at the usual pace, then 0.1 s at four times it.
+        let mut workload = Workload::new(vec![stream(camera.clone())], 7);
+        let all: Vec<Timestamp> = std::iter::from_fn(|| workload.take()).map(|arrival| arrival.at).collect();
+        assert_eq!(all[7], at(2.025), "{all:?}");
+        // 1 s at a fourth of 300 ms.
+        assert_eq!(count(camera, 2.0, 3.0), 13);
+        // 4000 and 1000 expected: within four standard deviations of 63 and 32.
+        let (fast, usual) = (
+            count(Arrivals::Poisson { per_s: 1000.0 }, 2.0, 3.0),
+            count(Arrivals::Poisson { per_s: 1000.0 }, 3.0, 4.0),
+        );
+        assert!((3747..4253).contains(&fast) && (873..1127).contains(&usual), "{fast} {usual}");
     }
 }

@@ -7,7 +7,8 @@
 
 use super::checkers::Checkers;
 use super::lane::{Doing, FakeLane, LaneFaults, Order};
-use super::report::{Row, Summary};
+use super::report::Summary;
+use super::requests::{Asked, Counts, Requests, Row};
 use super::setup::{Machine, SimVariant};
 use super::workload::{Arrival, Workload};
 use crate::board::sim::{Finished, Plant, Script, Work, WriteError};
@@ -19,10 +20,10 @@ use crate::core::event::{
     Outcome, Request, RequestId, SensorFault,
 };
 use crate::time::Timestamp;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Microjoules, Nanos, Ppm};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 /// Rounds at one moment beyond which the scheduler is taken to go in circles.
 const MOST_ROUNDS: u32 = 10_000;
@@ -72,6 +73,8 @@ pub struct WorldOptions {
     pub faults: LaneFaults,
     /// Whether to keep a row per request.
     pub rows: bool,
+    /// Whether the checkers watch.
+    pub checked: bool,
 }
 
 impl Default for WorldOptions {
@@ -85,6 +88,7 @@ impl Default for WorldOptions {
             metered: true,
             faults: LaneFaults::default(),
             rows: false,
+            checked: true,
         }
     }
 }
@@ -102,15 +106,17 @@ pub struct World<S> {
     rng: Xoshiro256PlusPlus,
     now: Timestamp,
     rounds: u32,
-    next_request: u64,
     next_sample: Timestamp,
     /// Bounds on their way to the board, and when they will be there.
     setpoints: Vec<Option<ClockBounds>>,
     write_at: Option<Timestamp>,
     quitters: BTreeSet<(Timestamp, RequestId)>,
-    asking: BTreeMap<RequestId, (Timestamp, ClassId)>,
+    requests: Requests,
+    /// Latency objectives by class.
+    latencies: Vec<Nanos>,
+    /// Events to handle; empty between two calls of [`World::feed`].
+    events: VecDeque<Event>,
     summary: Summary,
-    rows: Vec<Row>,
 }
 
 impl<S: Scheduler> World<S> {
@@ -136,14 +142,14 @@ impl<S: Scheduler> World<S> {
             rng: Xoshiro256PlusPlus::seed_from_u64(options.seed ^ 0x1a5e_5fa0_17ed_0bad),
             now: Timestamp::ZERO,
             rounds: 0,
-            next_request: 1,
             next_sample: Timestamp::ZERO,
             setpoints: vec![None; board.domains.len()],
             write_at: None,
             quitters: BTreeSet::new(),
-            asking: BTreeMap::new(),
+            requests: Requests::new(options.rows),
+            latencies: budgets.classes.iter().map(|class| class.latency).collect(),
+            events: VecDeque::new(),
             summary: Summary::default(),
-            rows: Vec::new(),
         };
         for model in 0..machine.catalog.models.len() {
             world.feed(Event::Retain { model: ModelId::at(model), resident: true });
@@ -185,10 +191,23 @@ impl<S: Scheduler> World<S> {
         &self.checkers
     }
 
-    /// One row per answered request, where the options ask for them.
+    /// One row per request that is answered and runs no more, in the order of arrival, where the options ask for
+    /// them. Those behind a request that is not over are not in it yet.
     #[must_use]
     pub fn rows(&self) -> &[Row] {
-        &self.rows
+        self.requests.rows()
+    }
+
+    /// What became of the requests in [`World::rows`], whether they are kept or not.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.requests.counts()
+    }
+
+    /// The end of the run: counts every request as it stands, those that are answered but run on, and those without
+    /// an answer, which are returned.
+    pub fn finish(&mut self) -> Vec<Asked> {
+        self.requests.finish()
     }
 
     /// The run so far.
@@ -228,7 +247,7 @@ impl<S: Scheduler> World<S> {
 
     fn at_rest(&self) -> bool {
         self.workload.next_at().is_none()
-            && self.asking.is_empty()
+            && self.requests.unanswered() == 0
             && self.lanes.iter().all(FakeLane::is_idle)
     }
 
@@ -262,7 +281,7 @@ impl<S: Scheduler> World<S> {
         self.write_bounds();
         while let Some(&(at, request)) = self.quitters.first().filter(|(at, _)| *at <= self.now) {
             self.quitters.remove(&(at, request));
-            if self.asking.contains_key(&request) {
+            if self.requests.is_asking(request) {
                 self.feed(Event::Cancel(request));
             }
         }
@@ -307,6 +326,7 @@ impl<S: Scheduler> World<S> {
         let result = if fails { Err(BatchFailure::Provider) } else { Ok(()) };
         let energy = self.options.metered.then_some(finished.energy);
         let batch = dispatch.batch;
+        self.requests.end(&dispatch, finished);
         self.next_order(finished.unit);
         self.feed(Event::Completed(Completion { batch, started, finished: self.now, energy, result }));
     }
@@ -352,11 +372,8 @@ impl<S: Scheduler> World<S> {
 
     fn submit(&mut self, arrival: &Arrival) {
         let stream = &self.workload.streams()[arrival.stream];
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
-        self.quitters.extend(arrival.quits_at.map(|at| (at, id)));
-        self.asking.insert(id, (self.now, stream.class));
-        self.summary.requests += 1;
+        let id = self.requests.next_id();
+        let deadline = stream.deadline.map(|span| self.now.after(span));
         let request = Request {
             id,
             app: stream.app,
@@ -364,29 +381,57 @@ impl<S: Scheduler> World<S> {
             model: stream.model,
             items: stream.items,
             input_bytes: Bytes(0),
-            deadline: stream.deadline.map(|span| self.now.after(span)),
+            deadline,
             min_accuracy: stream.min_accuracy,
             max_energy: None,
             variant: None,
             priority: None,
         };
+        self.quitters.extend(arrival.quits_at.map(|at| (at, id)));
+        self.requests.ask(Asked {
+            request: id,
+            class: stream.class,
+            items: stream.items,
+            arrival: self.now,
+            deadline: deadline.unwrap_or_else(|| self.now.after(self.latency(stream.class))),
+            run: None,
+            energy: Microjoules::ZERO,
+        });
+        self.summary.requests += 1;
         self.feed(Event::Submit(request));
+    }
+
+    /// The latency objective of a class; an unknown one takes the default, as in [`Budgets::class`].
+    fn latency(&self, class: ClassId) -> Nanos {
+        let found = self.latencies.get(usize::from(class.0)).or(self.latencies.first());
+        found.copied().unwrap_or(Nanos::MAX)
     }
 
     /// Lets the scheduler handle an event now, and carries out what it wants done.
     pub fn feed(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
+        let mut events = std::mem::take(&mut self.events);
+        events.push_back(event);
         while let Some(event) = events.pop_front() {
             self.summary.events += 1;
-            self.checkers.event(&event);
+            if let Event::Reconfigured(budgets) = &event {
+                self.latencies = budgets.classes.iter().map(|class| class.latency).collect();
+            }
+            if self.options.checked {
+                self.checkers.event(&event);
+            }
             self.scheduler.observe_truth(&self.plant);
             self.scheduler.handle(self.now, event);
             while let Some(effect) = self.scheduler.poll_effect() {
-                self.checkers.effect(self.now, &effect);
+                if self.options.checked {
+                    self.checkers.effect(self.now, &effect);
+                }
                 self.carry_out(effect, &mut events);
             }
-            self.checkers.settled(self.now);
+            if self.options.checked {
+                self.checkers.settled(self.now);
+            }
         }
+        self.events = events;
     }
 
     fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
@@ -412,11 +457,12 @@ impl<S: Scheduler> World<S> {
     }
 
     fn answer(&mut self, request: RequestId, outcome: Outcome) {
-        let Some((arrival, class)) = self.asking.remove(&request) else { return };
-        self.summary.answer(&outcome);
-        if self.options.rows {
-            self.rows.push(Row { request, class, arrival, answered: self.now, outcome });
-        }
+        let Some(row) = self.requests.answer(request, self.now, outcome) else { return };
+        let variant = match outcome {
+            Outcome::Served(served) => self.variants.get(served.variant.index()),
+            Outcome::Rejected { .. } => None,
+        };
+        self.summary.answer(&row, variant.map_or(Ppm::ZERO, |variant| variant.accuracy));
     }
 
     fn order(&mut self, unit: UnitId, order: Order, events: &mut VecDeque<Event>) {
@@ -464,8 +510,11 @@ impl<S: Scheduler> World<S> {
             return Some(self.failure(batch, BatchFailure::NotLoaded));
         }
         let work = Work { items, ..self.variants[variant.index()].work };
+        // The luck of a request is its own, so that whatever decides meets the same.
+        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         match self.plant.begin_with_luck(self.now, unit, work, luck) {
             Ok(run) => {
+                self.requests.begin(&dispatch);
                 let odds: f64 = self.rng.random();
                 let fails = odds < self.options.faults.run;
                 let started = self.now;
@@ -492,7 +541,10 @@ impl<S: Scheduler> World<S> {
             let Some(run) = self.lanes[unit.index()].runs(batch) else { continue };
             // A run that ended at this very moment reports by itself.
             let Some(ended) = self.plant.abort(self.now, run) else { continue };
-            self.lanes[unit.index()].doing = Doing::Nothing;
+            let doing = std::mem::replace(&mut self.lanes[unit.index()].doing, Doing::Nothing);
+            if let Doing::Running { dispatch, .. } = doing {
+                self.requests.end(&dispatch, &ended);
+            }
             let (started, energy) = (ended.started, self.options.metered.then_some(ended.energy));
             let result = Err(BatchFailure::Cancelled);
             let completion = Completion { batch, started, finished: self.now, energy, result };

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Serve a simulated board to a daemon: a sysfs tree, and a socket that says how long runs take.
     SimBoard(SimBoardArgs),
+    /// Compare policies on simulated boards in virtual time: hours in seconds.
+    Simulate(SimulateArgs),
     /// Write man pages or shell completions.
     #[command(hide = true)]
     Generate(GenerateArgs),
@@ -272,6 +275,72 @@ pub(crate) struct SimBoardArgs {
     pub(crate) files_only: bool,
 }
 
+/// `simulate`.
+///
+/// Every board meets every workload under every disturbance with every policy and seed. The same files and seed
+/// give the same bytes, however many threads there are, but for the times that decisions took: see --no-timing.
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Board files; `config/boards/` has some.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) board: Vec<PathBuf>,
+    /// Workload files: models, classes, budgets, requests; `config/workloads/` has commented ones.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) workload: Vec<PathBuf>,
+    /// Disturbances, as in `config/disturbances/`; `none` is an undisturbed board [default: none].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) disturb: Vec<PathBuf>,
+    /// Policies to compare, apart by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "wattd")]
+    pub(crate) policy: Vec<String>,
+    /// Seed of requests, noise and errors, or several: `1..20` is all from 1 to 20.
+    #[arg(long, value_name = "N[..M]", value_parser = seeds, default_value = "1")]
+    pub(crate) seed: RangeInclusive<u64>,
+    /// Compare with bounds and oracles too.
+    #[arg(long)]
+    pub(crate) oracle: bool,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write every request of every run as CSV.
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) schedule: Option<PathBuf>,
+    /// Write a page with tables and pictures, which needs nothing else to be shown.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) html: Option<PathBuf>,
+    /// Do not time decisions: then the same seed gives the same bytes throughout.
+    #[arg(long)]
+    pub(crate) no_timing: bool,
+    /// Threads [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: Option<u16>,
+    /// No progress bar.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Most seeds of one invocation.
+const MAX_SEEDS: u64 = 100_000;
+
+/// `N` or `N..M`, both ends included.
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .map_err(|_| format!("`{text}`: a whole number is right, or a range such as 1..20"))
+    };
+    let (first, last) = match text.split_once("..") {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(text)?, number(text)?),
+    };
+    if last < first {
+        return Err(format!("{first}..{last}: the first is above the last"));
+    }
+    if last - first >= MAX_SEEDS {
+        return Err(format!("{first}..{last}: at most {MAX_SEEDS} seeds"));
+    }
+    Ok(first..=last)
+}
+
 /// `generate`.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
@@ -310,6 +379,10 @@ mod tests {
             "wattctl load --scenario f --duration 3s",
             "wattctl infer m",
             "wattctl infer m --sample 1 --input a=b",
+            "wattctl simulate --board b",
+            "wattctl simulate --board b --workload w --seed 3..1",
+            "wattctl simulate --board b --workload w --seed 1..x",
+            "wattctl simulate --board b --workload w --jobs 0",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
@@ -318,6 +391,7 @@ mod tests {
             "wattctl load --model m --clients 4",
             "wattctl load --scenario f --seed 3 --record r",
             "wattctl infer m --input a=b --input c=d",
+            "wattctl simulate --board a b --workload v w --policy x,y --seed 1..20 --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -5,7 +5,7 @@ use crate::args::{
     AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
     WishArgs,
 };
-use crate::machine;
+use crate::{machine, simulate};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use serde::Serialize;
@@ -41,6 +41,7 @@ pub(crate) fn run(cli: Cli) -> Done {
         Command::Restore(args) => machine::restore(&args),
         Command::Replay(args) => machine::replay(&args),
         Command::SimBoard(args) => machine::sim_board(args),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Generate(args) => generate(&args),
         other => {
             let runtime = tokio::runtime::Builder::new_multi_thread()

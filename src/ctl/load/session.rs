@@ -186,6 +186,7 @@ fn header(options: &Options, models: &Models, supplies: &[Supply]) -> Header {
         duration_s: scenario.length().as_secs_f64(),
         apps: apps.collect(),
         ladders: ladders.collect(),
+        policy: None,
     }
 }
 

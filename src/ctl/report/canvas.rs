@@ -13,16 +13,16 @@ use std::fmt::Display;
 /// Parts of a pixel that can be told apart.
 const FINE: u32 = 8;
 /// The embedded font first; what a browser has, after it.
-pub(super) const FONTS: &str = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif";
+pub(in crate::ctl) const FONTS: &str = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif";
 
 /// The picture cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("the picture cannot be drawn: {0}")]
-pub struct DrawError(pub(super) String);
+pub struct DrawError(pub(in crate::ctl) String);
 
 /// Where a text's x lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub(in crate::ctl) enum Anchor {
     Start,
     Middle,
     End,
@@ -30,38 +30,38 @@ pub(super) enum Anchor {
 
 /// How a text looks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Text {
-    pub(super) size: f64,
-    pub(super) color: RGBColor,
-    pub(super) anchor: Anchor,
-    pub(super) bold: bool,
+pub(in crate::ctl) struct Text {
+    pub(in crate::ctl) size: f64,
+    pub(in crate::ctl) color: RGBColor,
+    pub(in crate::ctl) anchor: Anchor,
+    pub(in crate::ctl) bold: bool,
 }
 
 impl Text {
-    pub(super) const fn new(size: f64, color: RGBColor) -> Self {
+    pub(in crate::ctl) const fn new(size: f64, color: RGBColor) -> Self {
         Self { size, color, anchor: Anchor::Start, bold: false }
     }
 
-    pub(super) const fn anchored(self, anchor: Anchor) -> Self {
+    pub(in crate::ctl) const fn anchored(self, anchor: Anchor) -> Self {
         Self { anchor, ..self }
     }
 
-    pub(super) const fn bold(self) -> Self {
+    pub(in crate::ctl) const fn bold(self) -> Self {
         Self { bold: true, ..self }
     }
 }
 
 /// A rectangle.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Frame {
-    pub(super) left: f64,
-    pub(super) top: f64,
-    pub(super) right: f64,
-    pub(super) bottom: f64,
+pub(in crate::ctl) struct Frame {
+    pub(in crate::ctl) left: f64,
+    pub(in crate::ctl) top: f64,
+    pub(in crate::ctl) right: f64,
+    pub(in crate::ctl) bottom: f64,
 }
 
 /// A picture in the making.
-pub(super) struct Canvas<'a> {
+pub(in crate::ctl) struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
@@ -83,7 +83,7 @@ fn stroke(color: RGBColor, opacity: f64, width: f64) -> ShapeStyle {
 
 impl Canvas<'_> {
     /// Draws a picture of `width` x `height` and returns it as SVG.
-    pub(super) fn draw(
+    pub(in crate::ctl) fn draw(
         width: u32,
         height: u32,
         paint: impl FnOnce(&Canvas<'_>) -> Outcome,
@@ -104,7 +104,13 @@ impl Canvas<'_> {
     }
 
     /// A line through points.
-    pub(super) fn line(&self, points: &[(f64, f64)], color: RGBColor, opacity: f64, width: f64) -> Outcome {
+    pub(in crate::ctl) fn line(
+        &self,
+        points: &[(f64, f64)],
+        color: RGBColor,
+        opacity: f64,
+        width: f64,
+    ) -> Outcome {
         if points.len() < 2 {
             return Ok(());
         }
@@ -113,7 +119,13 @@ impl Canvas<'_> {
     }
 
     /// A dashed straight line, horizontal or vertical.
-    pub(super) fn dashed(&self, from: (f64, f64), to: (f64, f64), color: RGBColor, dash: f64) -> Outcome {
+    pub(in crate::ctl) fn dashed(
+        &self,
+        from: (f64, f64),
+        to: (f64, f64),
+        color: RGBColor,
+        dash: f64,
+    ) -> Outcome {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy);
         let mut at = 0.0;
@@ -127,19 +139,19 @@ impl Canvas<'_> {
     }
 
     /// A filled rectangle.
-    pub(super) fn fill(&self, frame: Frame, color: RGBColor, opacity: f64) -> Outcome {
+    pub(in crate::ctl) fn fill(&self, frame: Frame, color: RGBColor, opacity: f64) -> Outcome {
         let corners = [pixel((frame.left, frame.top)), pixel((frame.right, frame.bottom))];
         self.area.draw(&Rectangle::new(corners, color.mix(opacity).filled())).map_err(fail)
     }
 
     /// A filled shape.
-    pub(super) fn shape(&self, points: &[(f64, f64)], color: RGBColor, opacity: f64) -> Outcome {
+    pub(in crate::ctl) fn shape(&self, points: &[(f64, f64)], color: RGBColor, opacity: f64) -> Outcome {
         let points: Vec<_> = points.iter().copied().map(pixel).collect();
         self.area.draw(&Polygon::new(points, color.mix(opacity))).map_err(fail)
     }
 
     /// A text whose middle height is at `at.1`.
-    pub(super) fn text(&self, at: (f64, f64), words: &str, look: Text) -> Outcome {
+    pub(in crate::ctl) fn text(&self, at: (f64, f64), words: &str, look: Text) -> Outcome {
         let h_pos = match look.anchor {
             Anchor::Start => HPos::Left,
             Anchor::Middle => HPos::Center,

@@ -1,11 +1,11 @@
 //! What a run came to: the table that compares runs, and the timeline picture.
 
-mod canvas;
+pub(in crate::ctl) mod canvas;
 mod chart;
 mod headline;
 pub mod png;
-mod series;
-mod style;
+pub(in crate::ctl) mod series;
+pub(in crate::ctl) mod style;
 pub mod table;
 pub mod tally;
 

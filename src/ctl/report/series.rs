@@ -164,7 +164,7 @@ pub(super) fn happenings(runs: &[&Run]) -> Vec<(f64, String)> {
 }
 
 /// Round values for an axis: about `number` of them within `low..=high`.
-pub(super) fn ticks(low: f64, high: f64, number: f64) -> Vec<f64> {
+pub(in crate::ctl) fn ticks(low: f64, high: f64, number: f64) -> Vec<f64> {
     let ideal = (high - low) / number;
     if !(ideal > 0.0 && ideal.is_finite()) {
         return Vec::new();

@@ -2,20 +2,20 @@
 
 use plotters::style::RGBColor;
 
-pub(super) const WIDTH: f64 = 1200.0;
-pub(super) const LEFT: f64 = 100.0;
-pub(super) const RIGHT: f64 = 1052.0;
+pub(in crate::ctl) const WIDTH: f64 = 1200.0;
+pub(in crate::ctl) const LEFT: f64 = 100.0;
+pub(in crate::ctl) const RIGHT: f64 = 1052.0;
 
-pub(super) const PAPER: RGBColor = RGBColor(255, 255, 255);
-pub(super) const INK: RGBColor = RGBColor(31, 41, 51);
-pub(super) const SOFT: RGBColor = RGBColor(107, 117, 128);
-pub(super) const GRID: RGBColor = RGBColor(234, 236, 239);
-pub(super) const EMPTY: RGBColor = RGBColor(244, 245, 247);
-pub(super) const EVENT: RGBColor = RGBColor(163, 170, 178);
-pub(super) const LIMIT: RGBColor = RGBColor(178, 58, 72);
+pub(in crate::ctl) const PAPER: RGBColor = RGBColor(255, 255, 255);
+pub(in crate::ctl) const INK: RGBColor = RGBColor(31, 41, 51);
+pub(in crate::ctl) const SOFT: RGBColor = RGBColor(107, 117, 128);
+pub(in crate::ctl) const GRID: RGBColor = RGBColor(234, 236, 239);
+pub(in crate::ctl) const EMPTY: RGBColor = RGBColor(244, 245, 247);
+pub(in crate::ctl) const EVENT: RGBColor = RGBColor(163, 170, 178);
+pub(in crate::ctl) const LIMIT: RGBColor = RGBColor(178, 58, 72);
 
 /// The run that is reported, and the one it is compared with.
-pub(super) const RUNS: [RGBColor; 2] = [RGBColor(11, 114, 133), RGBColor(208, 122, 45)];
+pub(in crate::ctl) const RUNS: [RGBColor; 2] = [RGBColor(11, 114, 133), RGBColor(208, 122, 45)];
 
 /// The ends and knots of the ladder's colours, from the most accurate variant (dark) to the lightest.
 const LADDER: [RGBColor; 5] = [
@@ -33,7 +33,7 @@ const LADDER: [RGBColor; 5] = [
     clippy::cast_sign_loss,
     reason = "a few colours, channels within 0..=255"
 )]
-pub(super) fn ladder(position: usize, number: usize) -> RGBColor {
+pub(in crate::ctl) fn ladder(position: usize, number: usize) -> RGBColor {
     let along = position as f64 / number.saturating_sub(1).max(1) as f64 * (LADDER.len() - 1) as f64;
     let knot = (along.floor() as usize).min(LADDER.len() - 2);
     let share = along - knot as f64;

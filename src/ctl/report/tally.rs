@@ -106,6 +106,9 @@ pub struct RunLabel {
     pub objective: Objective,
     /// Where power figures come from.
     pub energy_source: Option<Provenance>,
+    /// Name of the policy of a simulated run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// A phase.
@@ -122,11 +125,11 @@ pub struct Phase {
 impl RunLabel {
     /// A short name: what chose variants and clocks.
     #[must_use]
-    pub const fn policy(&self) -> &'static str {
-        match self.objective {
+    pub fn policy(&self) -> &str {
+        self.name.as_deref().unwrap_or(match self.objective {
             Objective::LeastEnergy => "wattd",
             Objective::Performance => "performance",
-        }
+        })
     }
 
     /// How far the power and energy figures are to be trusted.
@@ -154,7 +157,8 @@ impl Tally {
             .windows(2)
             .map(|edge| Phase { from_s: edge[0], to_s: edge[1], totals: Totals::new(header) })
             .collect();
-        Self { whole: Totals::new(header), phases, label: RunLabel::default(), latest_phase: None }
+        let label = RunLabel { name: header.policy.clone(), ..RunLabel::default() };
+        Self { whole: Totals::new(header), phases, label, latest_phase: None }
     }
 
     /// Adds up a whole record.
@@ -189,6 +193,7 @@ impl Tally {
             simulated: line.status.board.simulated,
             objective: line.status.objective,
             energy_source: line.status.energy_source,
+            name: self.label.name.take(),
         };
         self.whole.board.add(at_s, &line.status);
         // A state closes the span before it too, so that the phases add up to the whole.

@@ -110,6 +110,7 @@ fn streams(dice: &mut Dice, models: usize) -> Vec<Stream> {
             from: at_s(dice.between(0.0, 5.0)),
             until: at_s(dice.between(10.0, TROUBLE_S)),
             arrivals,
+            spikes: Vec::new(),
         }
     };
     (0..dice.count(1, 3)).map(|app| stream(dice, app)).collect()

@@ -45,7 +45,7 @@ fn coarse_and_sluggish_sensors_are_alive() {
         let bursts = (0..2u32).map(|burst| Stream {
             from: at_s(f64::from(burst) * 25.0 + 2.0),
             until: at_s(f64::from(burst) * 25.0 + 14.0),
-            ..Stream::plain(load, Nanos::from_secs(50))
+            ..Stream::plain(load.clone(), Nanos::from_secs(50))
         });
         let mut world = world(&machine, &all_out, bursts.collect(), 3);
         let seen = regimes(&mut world, 1, 50);

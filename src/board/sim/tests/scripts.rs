@@ -122,3 +122,50 @@ fn scripts_that_cannot_be_are_refused_with_their_place() {
     let long = event("set = \"fan\"\nto = \"ok\"").repeat(1001);
     assert!(parse(&long).unwrap_err().to_string().contains("at most 1000"));
 }
+
+#[test]
+fn an_event_ends_and_comes_again() {
+    let script = parse(
+        "[[event]]\nat_s = 1\nset = \"contention_compute\"\nto = 2\nfor_s = 0.5\ntimes = 2\nevery_s = 3\n\
+         [[event]]\nat_s = 9\nset = \"sensor\"\ntarget = \"zone:*\"\nto = 130\nfor_s = 1\n",
+    )
+    .unwrap();
+    let seconds: Vec<f64> = script.steps().iter().map(|(at, _)| at.as_secs_f64()).collect();
+    assert_eq!(seconds, [1.0, 1.5, 4.0, 4.5, 9.0, 9.0, 9.0, 10.0, 10.0, 10.0]);
+    let factor = |index: usize| match script.steps()[index].1 {
+        Change::ContentionCompute(factor) => factor,
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!([0, 1, 2, 3].map(factor), [2.0, 1.0, 2.0, 1.0]);
+    // Three zones fail, and work again.
+    assert!(matches!(script.steps()[4].1, Change::Sensor { failure: Some(_), .. }));
+    assert!(matches!(script.steps()[9].1, Change::Sensor { failure: None, .. }));
+}
+
+#[test]
+fn clocks_of_the_memory_are_held_down_to_a_share() {
+    let script =
+        parse("[[event]]\nat_s = 1\nset = \"actuator\"\ntarget = \"memory\"\nto = \"60%\"\n").unwrap();
+    let emc = tx2(quiet).domain_named("emc").unwrap();
+    // 60 % of 1866 MHz.
+    let fault = Some(ActuatorFault::Clamp(Kilohertz(1_119_600)));
+    assert_eq!(script.steps(), [(Nanos::from_secs(1), Change::Actuator { domain: emc, fault })]);
+}
+
+#[test]
+fn repetitions_that_cannot_be_are_refused() {
+    let base = "[[event]]\nat_s = 1\nset = \"contention_compute\"\nto = 2\n";
+    for (more, wanted) in [
+        ("times = 3\nevery_s = 5\n", "event 1: for_s: missing"),
+        ("times = 3\nfor_s = 2\nevery_s = 1\n", "event 1: every_s: 1"),
+        ("times = 0\nfor_s = 2\n", "event 1: times: 0"),
+        ("for_s = 1\nover_s = 2\n", "event 1: for_s: 1"),
+        ("for_s = nan\n", "event 1: for_s: NaN"),
+        ("for_s = 0.1\nover_s = 0.05\ntimes = 10000\nevery_s = 1\n", "steps of the script"),
+        ("target = \"gpu\"\n", "event 1: target: `contention_compute` has none"),
+        ("[profile]\nerror = 1.5\n", "profile.error = 1.5"),
+    ] {
+        let error = parse(&format!("{base}{more}")).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{more:?}: {error}");
+    }
+}

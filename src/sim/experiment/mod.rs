@@ -1,0 +1,26 @@
+//! Experiments in virtual time: boards x workloads x disturbances x policies x seeds, from documented files
+//! (`config/README.md`).
+//!
+//! ```text
+//!  board.toml ─┐
+//!  workload.toml ├─▶ Scenario ──(policy, seed)──▶ World ──▶ Record, schedule
+//!  disturbance.toml ┘
+//! ```
+
+mod oracle;
+mod policies;
+mod raw;
+mod results;
+mod runner;
+mod scenario;
+mod timed;
+mod timeline;
+mod trace;
+mod workload;
+
+pub use oracle::OracleRecord;
+pub use policies::{POLICIES, UnknownPolicy};
+pub use results::{Document, Record, ScheduleRow, mean_and_interval, write_schedule};
+pub use runner::{Experiment, Finished, RunError, RunOptions, run};
+pub use scenario::{ExperimentError, Scenario};
+pub use timeline::{Moment, watch};

@@ -1,0 +1,170 @@
+//! Runs experiments over threads. The results do not depend on how many there are.
+
+use super::oracle::{self, OracleRecord};
+use super::policies::{self, UnknownPolicy};
+use super::results::{Record, ScheduleRow, Scribe, seconds};
+use super::scenario::Scenario;
+use super::timed::Timed;
+use crate::sim::{World, WorldOptions};
+use crate::units::Microjoules;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use std::collections::BTreeMap;
+
+/// What to run: every scenario with every policy and seed.
+#[derive(Debug, Clone)]
+pub struct Experiment {
+    /// Boards with workloads and disturbances.
+    pub scenarios: Vec<Scenario>,
+    /// Names of policies.
+    pub policies: Vec<String>,
+    /// Seeds.
+    pub seeds: Vec<u64>,
+    /// What to find out.
+    pub options: RunOptions,
+}
+
+/// What to find out about each run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RunOptions {
+    /// Time the decisions. All else is the same to the bit for the same seed; times are not.
+    pub timed: bool,
+    /// Keep every request.
+    pub schedule: bool,
+    /// Ask the oracles.
+    pub oracle: bool,
+}
+
+/// A run and what it came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// The figures.
+    pub record: Record,
+    /// Requests whose predecessor missed its deadline, and those of them that missed theirs.
+    pub after_miss: (u64, u64),
+    /// Its requests, where they were asked for.
+    pub schedule: Vec<ScheduleRow>,
+}
+
+/// Why an experiment stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A policy that does not exist.
+    #[error(transparent)]
+    Policy(#[from] UnknownPolicy),
+    /// The threads could not be started.
+    #[error("starting threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl Experiment {
+    /// Runs in all.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.scenarios.len() * self.policies.len() * self.seeds.len()
+    }
+
+    /// Whether there is nothing to run.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Runs everything on so many threads (0 = one per processor), and calls `done` after each run. The results are
+    /// in the order of scenarios, policies and seeds, whichever ended first.
+    ///
+    /// # Errors
+    /// If a policy does not exist, or threads cannot be started.
+    pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Vec<Finished>, RunError> {
+        for (scenario, name) in self.scenarios.iter().flat_map(|s| self.policies.iter().map(move |p| (s, p)))
+        {
+            policies::build(name, &scenario.machine, &scenario.budgets)?;
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        pool.install(|| {
+            let oracles = self.oracles();
+            let jobs: Vec<(usize, &str, u64)> = (0..self.scenarios.len())
+                .flat_map(|scenario| self.policies.iter().map(move |policy| (scenario, policy.as_str())))
+                .flat_map(|(scenario, policy)| self.seeds.iter().map(move |seed| (scenario, policy, *seed)))
+                .collect();
+            let run = |(scenario, policy, seed): &(usize, &str, u64)| {
+                let mut finished = run(&self.scenarios[*scenario], policy, *seed, self.options)?;
+                finished.record.oracle = oracles.get(&(*scenario, *seed)).copied();
+                done();
+                Ok(finished)
+            };
+            jobs.par_iter().map(run).collect()
+        })
+    }
+
+    /// The oracles do not depend on the policy: once per scenario and seed.
+    fn oracles(&self) -> BTreeMap<(usize, u64), OracleRecord> {
+        if !self.options.oracle {
+            return BTreeMap::new();
+        }
+        let scenarios = 0..self.scenarios.len();
+        let pairs: Vec<(usize, u64)> =
+            scenarios.flat_map(|scenario| self.seeds.iter().map(move |seed| (scenario, *seed))).collect();
+        let consult = |pair: &(usize, u64)| Some((*pair, oracle::consult(&self.scenarios[pair.0], pair.1)?));
+        pairs.par_iter().filter_map(consult).collect()
+    }
+}
+
+/// One run.
+///
+/// # Errors
+/// If there is no such policy.
+pub fn run(
+    scenario: &Scenario,
+    policy: &str,
+    seed: u64,
+    options: RunOptions,
+) -> Result<Finished, UnknownPolicy> {
+    let world = start(scenario, policy, seed, options)?;
+    Ok(conclude(scenario, policy, seed, options, world))
+}
+
+/// The world of a run at power-on.
+pub(super) fn start(
+    scenario: &Scenario,
+    policy: &str,
+    seed: u64,
+    options: RunOptions,
+) -> Result<World<Timed>, UnknownPolicy> {
+    let scheduler = policies::build(policy, &scenario.told(seed), &scenario.budgets)?;
+    let world_options = WorldOptions { rows: options.schedule, ..scenario.options };
+    Ok(scenario.world_with(Timed::new(scheduler, options.timed), seed, world_options))
+}
+
+/// Lets a run go on to its end and adds it up.
+pub(super) fn conclude(
+    scenario: &Scenario,
+    policy: &str,
+    seed: u64,
+    options: RunOptions,
+    mut world: World<Timed>,
+) -> Finished {
+    world.run_until(scenario.end());
+    let unanswered = world.finish();
+    let (summary, counts) = (world.summary(), world.counts());
+    let schedule =
+        if options.schedule { Scribe { scenario }.schedule(world.rows(), &unanswered) } else { Vec::new() };
+    let record = Record {
+        board: scenario.board.clone(),
+        workload: scenario.workload.clone(),
+        disturbance: scenario.disturbance.clone(),
+        policy: policy.to_owned(),
+        seed,
+        requests: summary.requests,
+        served: counts.served,
+        misses: counts.missed,
+        rejected: counts.rejected,
+        energy_uj: Microjoules::from_f64(summary.energy_j * 1e6).0,
+        accuracy_mean: (counts.served > 0).then(|| summary.accuracy().as_fraction()),
+        seconds_above_trip: seconds(summary.above_trip),
+        peak_milli_celsius: summary.peak.0,
+        decision_ns_p50: world.scheduler().decision_ns(0.5),
+        decision_ns_p99: world.scheduler().decision_ns(0.99),
+        oracle: None,
+    };
+    Finished { record, after_miss: (counts.after_miss, counts.missed_after_miss), schedule }
+}
