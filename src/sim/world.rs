@@ -500,8 +500,6 @@ impl<S: Scheduler> World<S> {
 
     fn begin_run(&mut self, dispatch: Dispatch) -> Option<Event> {
         let Dispatch { batch, unit, variant, items, .. } = dispatch;
-        // Whoever serves a request meets the same luck.
-        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         if self.rng.random::<f64>() < self.options.faults.lost {
             self.lanes[unit.index()] = FakeLane::new();
             return Some(self.failure(batch, BatchFailure::LaneLost));

@@ -1,6 +1,8 @@
 //! What could have been: the one place where bounds and oracles meet the runs.
 
 use super::scenario::Scenario;
+use crate::sim::oracle::{MemoryClocks, Truth, judge};
+use crate::time::Timestamp;
 use serde::Serialize;
 
 /// Bounds and oracles of a board, workload, disturbance and seed; the policy does not matter.
@@ -18,7 +20,24 @@ pub struct OracleRecord {
     pub oracle_feasible_requests: u64,
 }
 
-/// The oracles of a scenario and seed; `None` while there are none.
-pub(super) fn consult(_scenario: &Scenario, _seed: u64) -> Option<OracleRecord> {
-    None
+/// The oracles of a scenario and seed.
+pub(super) fn consult(scenario: &Scenario, seed: u64) -> OracleRecord {
+    let truth = Truth {
+        machine: &scenario.machine,
+        budgets: &scenario.budgets,
+        workload: scenario.workload(seed),
+        script: scenario.script.as_ref().map(|script| (script, Timestamp::ZERO)),
+        seed,
+        horizon: scenario.duration,
+        heat: None,
+        memory: MemoryClocks::Free,
+    };
+    let verdict = judge(&truth, &scenario.streams, scenario.options);
+    OracleRecord {
+        bound_energy_uj: verdict.bound_energy_uj.0,
+        o1_energy_uj: verdict.o1_energy_uj.0,
+        o3_energy_uj: verdict.o3_energy_uj.0,
+        o3_misses: verdict.o3_misses,
+        oracle_feasible_requests: verdict.oracle_feasible_requests,
+    }
 }

@@ -41,6 +41,9 @@ pub const MISS: f64 = 1e-3;
 /// A request that would be late with this probability is turned away.
 const HOPELESS: f64 = 0.98;
 
+/// Clocks of a unit's domain and of its memory domain; `None` where it has none.
+type Clocks = [Option<Kilohertz>; 2];
+
 /// A request that waits or runs.
 #[derive(Debug, Clone)]
 struct Waiting {
@@ -62,7 +65,7 @@ struct Running {
     /// When it will probably have ended, and when nearly for certain.
     ends: [Timestamp; 2],
     /// Clocks to ask for later.
-    boost: Option<(Timestamp, [Option<Kilohertz>; 2])>,
+    boost: Option<(Timestamp, Clocks)>,
     aborted: bool,
 }
 
@@ -84,8 +87,8 @@ pub struct Causal {
     conditions: (Slowdown, f64),
     spread: Arc<Spread>,
     gears: BTreeMap<(VariantId, UnitId, [u64; 2]), Arc<Gears>>,
-    /// Clocks that the last run of a model began with, and its unit.
-    usual: BTreeMap<ModelId, (UnitId, [Option<Kilohertz>; 2])>,
+    /// What is to be brought up before a request is due: by model, items, floor, latency and conditions.
+    preparations: BTreeMap<(ModelId, u32, Ppm, Nanos, [u64; 3]), Option<(UnitId, Clocks)>>,
     effects: VecDeque<Effect>,
     next_batch: u64,
     wake: Option<Timestamp>,
@@ -105,7 +108,7 @@ impl Causal {
             conditions: (Slowdown::NONE, noise.tail_probability),
             spread: Arc::new(Spread::new(noise, noise.tail_probability)),
             gears: BTreeMap::new(),
-            usual: BTreeMap::new(),
+            preparations: BTreeMap::new(),
             effects: VecDeque::new(),
             next_batch: 1,
             wake: None,
@@ -269,7 +272,6 @@ impl Causal {
             expected: Nanos::from_secs_f64(choice.expected.seconds),
             reserved: Microjoules::from_f64(choice.expected.joules * 1e6),
         }));
-        self.usual.insert(requests[0].request.model, (gears.unit, clocks));
         let ends = [choice.expected.seconds, choice.worst_s].map(|s| now.after(Nanos::from_secs_f64(s)));
         let run = Running {
             batch,

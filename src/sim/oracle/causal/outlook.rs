@@ -21,6 +21,9 @@ pub(super) struct Due {
     pub(super) model: ModelId,
     pub(super) items: u32,
     pub(super) floor: Ppm,
+    pub(super) target: Ppm,
+    /// Most that it may be later.
+    pub(super) jitter: Nanos,
 }
 
 #[derive(Debug, Clone)]
@@ -28,6 +31,7 @@ struct Series {
     stream: Stream,
     latency: Nanos,
     floor: Ppm,
+    target: Ppm,
     period: Nanos,
     jitter: Nanos,
     /// Start of the period of the next request.
@@ -45,9 +49,11 @@ impl Outlook {
         let series = streams.iter().filter_map(|stream| {
             let Arrivals::Periodic { period, jitter } = stream.arrivals else { return None };
             let class = budgets.classes.get(usize::from(stream.class.0)).unwrap_or(&budgets.classes[0]);
+            let floor = stream.min_accuracy.unwrap_or(class.min_accuracy);
             Some(Series {
                 latency: stream.deadline.unwrap_or(class.latency),
-                floor: stream.min_accuracy.unwrap_or(class.min_accuracy),
+                floor,
+                target: class.accuracy_target.unwrap_or(floor).max(floor),
                 period: period.max(Nanos(1)),
                 jitter,
                 next: stream.from,
@@ -90,8 +96,10 @@ impl Outlook {
                     break;
                 }
                 let deadline = from.after(series.latency);
-                let Series { stream, floor, .. } = series;
-                all.push(Due { from, deadline, model: stream.model, items: stream.items, floor: *floor });
+                let Series { stream, floor, target, jitter, .. } = series;
+                let (floor, target, jitter) = (*floor, *target, *jitter);
+                let (model, items) = (stream.model, stream.items);
+                all.push(Due { from, deadline, model, items, floor, target, jitter });
             }
         }
         all.sort_by_key(|due| due.deadline);

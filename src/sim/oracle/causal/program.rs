@@ -77,6 +77,8 @@ pub(super) struct Task<'a> {
     pub(super) items: u32,
     pub(super) drifts: Drifts,
     pub(super) spread: &'a Spread,
+    /// Whether the domains come to rest afterwards: until they have, they still draw.
+    pub(super) rests: bool,
 }
 
 impl Task<'_> {
@@ -133,7 +135,29 @@ impl Task<'_> {
             expected.joules += phase.watts * phase.run_s * (reached - least);
             least = reached;
         }
+        if self.rests {
+            expected.joules += self.afterwards(program, &phases);
+        }
         expected
+    }
+
+    /// Energy until the clocks have come to rest, J.
+    fn afterwards(&self, program: &Program, phases: &Phases) -> f64 {
+        let first = self.hold_joules(program.first);
+        let Some((then, at_s)) = program.boost else { return first };
+        let mut done = 0.0;
+        for (index, phase) in phases.iter().enumerate().take_while(|(_, phase)| phase.from_s < at_s) {
+            let until_s = phases.get(index + 1).map_or(f64::INFINITY, |next| next.from_s).min(at_s);
+            done += (until_s - phase.from_s) / phase.run_s;
+        }
+        let boosted = self.spread.above(done);
+        first * (1.0 - boosted) + self.hold_joules(then) * boosted
+    }
+
+    /// Energy of holding the clocks of a gear for the time that a change takes, J.
+    pub(super) fn hold_joules(&self, gear: Gear) -> f64 {
+        let watts = self.gears.held_watts(gear);
+        watts.iter().zip(&self.drifts).map(|(watts, drift)| watts * drift.delay_s).sum()
     }
 
     /// When a run of a certain luck ends.
@@ -229,6 +253,12 @@ impl Limits {
 pub(super) struct Rank(u8, f64, f64);
 
 impl Rank {
+    /// The rank if the run cost so many joules more.
+    pub(super) fn dearer(self, joules: f64) -> Self {
+        let Self(class, cost, then) = self;
+        if class < 2 { Self(class, cost + joules, then) } else { self }
+    }
+
     /// Whether this is better by so much that it is worth a wait: at most a share of the cost, in the same class.
     pub(super) fn beats(&self, other: &Self, share: f64) -> bool {
         self.0 < other.0 || self.0 == other.0 && self.1 < share * other.1

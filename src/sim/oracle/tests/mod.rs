@@ -112,6 +112,7 @@ impl Case {
         let mut world = World::new(scheduler, &self.machine, &self.budgets, workload, options);
         world.play(&self.script);
         world.run_until(Timestamp::ZERO.after(self.horizon));
+        world.finish();
         let asks = self.instance().asks;
         let mut served = vec![false; asks.len()];
         let mut accuracy = 0.0;
