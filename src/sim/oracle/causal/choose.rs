@@ -194,7 +194,8 @@ impl Causal {
         let wait_s = due.jitter.as_secs_f64() / 2.0;
         let mut best: Option<(Rank, Option<(UnitId, Clocks)>)> = None;
         for group in self.groups() {
-            let lost = self.spread.above(latest_s / self.fastest(group, model, items, floor));
+            let fastest_s = self.fastest(group, model, items, floor);
+            let lost = self.spread.above(latest_s / fastest_s);
             let limits = Limits { latest_s, mean_s: f64::INFINITY, miss: MISS + lost };
             let at_rest = |this: &Self, gears: &Gears| this.standing(gears.unit, None);
             let found = self.programs(group, &batch, &limits, at_rest);

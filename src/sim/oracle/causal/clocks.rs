@@ -114,6 +114,8 @@ impl Causal {
                         self.ask(now, domain, lowest);
                     }
                 }
+                // Not worth a way down and up again.
+                None if due.is_some_and(|due| due.from.before(Nanos(delay.0 * 2)) <= now) => {}
                 None => self.ask(now, domain, lowest),
             }
         }

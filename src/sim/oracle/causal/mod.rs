@@ -318,9 +318,11 @@ impl Scheduler for Causal {
             Event::Retain { model, resident: true } => self.load(model),
             Event::Loaded { variant, unit, .. } => {
                 self.resident.insert((variant, unit));
+                self.preparations.clear();
             }
             Event::Unloaded { variant, unit } => {
                 self.resident.remove(&(variant, unit));
+                self.preparations.clear();
             }
             Event::Submit(request) => self.submit(now, request),
             Event::Cancel(request) => self.cancel(request),

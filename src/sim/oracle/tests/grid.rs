@@ -97,3 +97,22 @@ fn the_bound_is_tight_on_the_measured_grid() {
     report("rough noise, loose", &case(rough, 250, 200, &[], 500));
     report("rough noise, queueing", &case(rough, 100, 200, &[], 1000));
 }
+
+/// The causal planner is late as often as it means to be: of 5,000 requests that could have been served, 5 on average.
+#[test]
+fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
+    let rough = Noise { sigma: 0.05, tail_probability: 0.02, tail_min: 1.15, tail_max: 1.5 };
+    for (period, deadline) in [(250, 200), (133, 133), (133, 100)] {
+        let (mut late, mut able) = (0, 0);
+        for seed in 1..=10 {
+            let case = Case { seed, ..case(rough, period, deadline, &[], 500) };
+            let feasible = o1(&case.instance()).feasible();
+            let run = case.run(case.causal());
+            able += feasible.iter().filter(|feasible| **feasible).count();
+            late += feasible.iter().zip(&run.served).filter(|(able, served)| **able && !**served).count();
+        }
+        println!("every {period} ms, deadline {deadline} ms: {late} of {able} late");
+        // Poisson with mean 5: more than 14 once in 5,000.
+        assert!(late <= 14, "every {period} ms, deadline {deadline} ms: {late} of {able} late");
+    }
+}
