@@ -20,6 +20,8 @@ mod hull;
 mod idle;
 mod instance;
 mod menu;
+#[cfg(feature = "milp")]
+mod milp;
 mod overfull;
 mod verdict;
 
@@ -28,6 +30,8 @@ pub use causal::{Causal, MISS};
 pub use clairvoyant::{Choice, Clairvoyant, o1};
 pub use exact::{Job, MOST_JOBS, Plan, Problem, Way, brute_force, dp};
 pub use instance::{Ask, Configuration, Instance, MemoryClocks, Rate, Season, Truth};
+#[cfg(feature = "milp")]
+pub use milp::milp;
 pub use verdict::{Verdict, judge};
 
 #[cfg(test)]

@@ -44,6 +44,9 @@ const HOPELESS: f64 = 0.98;
 /// Clocks of a unit's domain and of its memory domain; `None` where it has none.
 type Clocks = [Option<Kilohertz>; 2];
 
+/// What a preparation depends on: model, items, floor, latency, and the conditions bit by bit.
+type Occasion = (ModelId, u32, Ppm, Nanos, [u64; 3]);
+
 /// A request that waits or runs.
 #[derive(Debug, Clone)]
 struct Waiting {
@@ -87,8 +90,8 @@ pub struct Causal {
     conditions: (Slowdown, f64),
     spread: Arc<Spread>,
     gears: BTreeMap<(VariantId, UnitId, [u64; 2]), Arc<Gears>>,
-    /// What is to be brought up before a request is due: by model, items, floor, latency and conditions.
-    preparations: BTreeMap<(ModelId, u32, Ppm, Nanos, [u64; 3]), Option<(UnitId, Clocks)>>,
+    /// What is to be brought up before a request is due.
+    preparations: BTreeMap<Occasion, Option<(UnitId, Clocks)>>,
     effects: VecDeque<Effect>,
     next_batch: u64,
     wake: Option<Timestamp>,
