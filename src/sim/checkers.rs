@@ -4,7 +4,8 @@
 use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::event::{
-    AppId, Applied, BatchFailure, BatchId, ClockBounds, Dispatch, Effect, Event, Note, Outcome, RequestId,
+    AppId, Applied, BatchFailure, BatchId, BatchRequests, ClockBounds, Dispatch, Effect, Event, Note,
+    Outcome, RequestId,
 };
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
@@ -32,6 +33,14 @@ struct Open {
     dispatched: bool,
 }
 
+/// A batch on its lane.
+#[derive(Debug, Clone)]
+struct Busy {
+    unit: UnitId,
+    variant: VariantId,
+    requests: BatchRequests,
+}
+
 /// Watches both directions.
 #[derive(Debug, Clone)]
 pub struct Checkers {
@@ -40,7 +49,9 @@ pub struct Checkers {
     open: BTreeMap<RequestId, Open>,
     waiting: usize,
     in_flight: BTreeMap<AppId, u32>,
-    batches: BTreeMap<BatchId, (UnitId, VariantId)>,
+    batches: BTreeMap<BatchId, Busy>,
+    /// Requests whose last batch was cancelled: they may be dispatched again.
+    cancelled: BTreeSet<RequestId>,
     /// Told to be loaded and not ordered out since.
     resident: BTreeSet<(VariantId, UnitId)>,
     /// Memory by residence, from the order to load until the report of the unload.
@@ -65,6 +76,7 @@ impl Checkers {
             waiting: 0,
             in_flight: BTreeMap::new(),
             batches: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
             resident: BTreeSet::new(),
             memory: BTreeMap::new(),
             asked: vec![None; domains],
@@ -109,10 +121,14 @@ impl Checkers {
                 *self.in_flight.entry(request.app).or_insert(0) += 1;
             }
             Event::Completed(completion) => {
-                let ended = self.batches.remove(&completion.batch);
-                if let (Some((lost, _)), Err(BatchFailure::LaneLost)) = (ended, completion.result) {
-                    self.resident.retain(|(_, unit)| *unit != lost);
-                    self.memory.retain(|(_, unit), _| *unit != lost);
+                let Some(ended) = self.batches.remove(&completion.batch) else { return };
+                match completion.result {
+                    Err(BatchFailure::LaneLost) => {
+                        self.resident.retain(|(_, unit)| *unit != ended.unit);
+                        self.memory.retain(|(_, unit), _| *unit != ended.unit);
+                    }
+                    Err(BatchFailure::Cancelled) => self.cancelled.extend(ended.requests),
+                    _ => {}
                 }
             }
             Event::Loaded { variant, unit, footprint } => {
@@ -153,7 +169,7 @@ impl Checkers {
             }
             Effect::Unload { variant, unit } => {
                 self.resident.remove(&(*variant, *unit));
-                if self.batches.values().any(|busy| *busy == (*unit, *variant)) {
+                if self.batches.values().any(|busy| (busy.unit, busy.variant) == (*unit, *variant)) {
                     self.violated(now, format!("unloads {variant} while it runs on {unit}"));
                 }
             }
@@ -183,30 +199,42 @@ impl Checkers {
         }
         let units = &self.catalog.board.units;
         let group = units[unit.index()].group;
-        if let Some((busy, _)) = self.batches.values().find(|(busy, _)| units[busy.index()].group == group) {
-            let what = format!("{batch:?} on unit {unit}: unit {busy} of the same processor is busy");
+        if let Some(busy) = self.batches.values().find(|busy| units[busy.unit.index()].group == group) {
+            let what = format!("{batch:?} on unit {unit}: unit {} of the same processor is busy", busy.unit);
             self.violated(now, what);
         }
-        self.batches.insert(*batch, (*unit, *variant));
         if requests.is_empty() {
             self.violated(now, format!("{batch:?} is empty"));
         }
         for request in requests {
+            let insured = self.may_be_insured(*request);
             match self.open.get_mut(request) {
                 Some(open) if !open.dispatched => {
                     open.dispatched = true;
                     self.waiting -= 1;
                 }
+                Some(_) if self.cancelled.remove(request) || insured => {}
                 Some(_) => self.violated(now, format!("{request:?} is dispatched twice")),
                 None => self.violated(now, format!("{request:?} is dispatched, but nobody waits for it")),
             }
         }
+        let (unit, variant, requests) = (*unit, *variant, requests.clone());
+        self.batches.insert(*batch, Busy { unit, variant, requests });
+    }
+
+    /// Whether a request runs exactly once, where it cannot be cancelled: then it may run beside that.
+    fn may_be_insured(&self, request: RequestId) -> bool {
+        let mut runs = self.batches.values().filter(|busy| busy.requests.contains(&request));
+        let units = &self.catalog.board.units;
+        let first = runs.next();
+        first.is_some_and(|busy| !units[busy.unit.index()].preemptible) && runs.next().is_none()
     }
 
     fn reply(&mut self, now: Timestamp, request: RequestId, outcome: &Outcome) {
         let Some(open) = self.open.remove(&request) else {
             return self.violated(now, format!("{request:?} is answered, but nobody waits for it"));
         };
+        self.cancelled.remove(&request);
         if let Some(count) = self.in_flight.get_mut(&open.app) {
             *count -= 1;
         }
@@ -255,7 +283,7 @@ impl Checkers {
             let what = format!("{} requests have no answer, the first is {request:?}", self.open.len());
             self.violated(now, what);
         }
-        if let Some((batch, (unit, _))) = self.batches.first_key_value() {
+        if let Some((batch, Busy { unit, .. })) = self.batches.first_key_value() {
             let what = format!("{batch:?} on unit {unit} never ended");
             self.violated(now, what);
         }

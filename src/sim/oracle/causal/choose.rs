@@ -4,7 +4,7 @@ use super::gears::Gears;
 use super::outlook::Due;
 use super::program::{Drifts, Expected, Limits, Program, Rank, Task};
 use super::{Causal, Clocks, HOPELESS, MISS};
-use crate::core::catalog::{ModelId, UnitId};
+use crate::core::catalog::{ModelId, UnitId, VariantId};
 use crate::time::Timestamp;
 use crate::units::Ppm;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(super) struct Choice {
     pub(super) gears: Arc<Gears>,
     pub(super) program: Program,
     pub(super) expected: Expected,
+    /// The variant that it is given up for, and after how many seconds.
+    pub(super) rescue: Option<(VariantId, f64)>,
     /// Seconds that it takes at worst.
     pub(super) worst_s: f64,
     rank: Rank,
@@ -62,9 +64,9 @@ impl Causal {
         }
         match (free, later) {
             (Some(free), Some(later)) if later.rank.beats(&free.rank, WORTH_WAITING) => Next::Wait,
-            (Some(free), _) if free.expected.miss < HOPELESS => Next::Run(free),
+            (Some(free), _) if free.expected.own_miss < HOPELESS => Next::Run(free),
             (None, _) if self.running.is_empty() => Next::Hopeless,
-            (None | Some(_), Some(later)) if later.expected.miss < HOPELESS => Next::Wait,
+            (None | Some(_), Some(later)) if later.expected.own_miss < HOPELESS => Next::Wait,
             (None | Some(_), Some(_)) | (Some(_), None) => Next::Hopeless,
             (None, None) => Next::Wait,
         }
@@ -95,6 +97,7 @@ impl Causal {
             }
             let mut limits = self.limits(now, group, &batch.indices, own_s);
             limits.latest_s -= wait_s[1];
+            limits.own_s -= wait_s[1];
             limits.mean_s -= wait_s[0];
             let drifts = |this: &Self, gears: &Gears| this.drifts(now, gears.unit);
             let found = self.programs(group, &batch, &limits, drifts);
@@ -142,20 +145,27 @@ impl Causal {
         let rests = self.queue.len() <= batch.indices.len();
         let share = 1.0 / batch.indices.len().max(1) as f64;
         let mut best: Option<Choice> = None;
-        for boosts in [false, true] {
+        for hedged in [false, true] {
             for gears in &able {
                 let held = gears.domains.map(|domain| domain.and_then(|domain| self.held(domain, group)));
                 let (rim, drifts) = (gears.rim_with(held), drifts(self, gears));
-                let task = Task { gears, rim: &rim, items: batch.items, drifts, spread: &spread, rests };
-                let accuracy = self.machine.variants[gears.variant.index()].accuracy;
-                let on_target = accuracy >= batch.target;
+                let accuracy = |gears: &Gears| self.machine.variants[gears.variant.index()].accuracy;
+                let on_target = accuracy(gears) >= batch.target;
+                let preemptible = self.machine.catalog.board.units[gears.unit.index()].preemptible;
+                // Below the target nothing is given up for less.
+                let less = |other: &&Arc<Gears>| other.unit == gears.unit && accuracy(other) < batch.target;
+                let less = able.iter().filter(|other| on_target && preemptible && less(other));
+                let smaller: Vec<Arc<Gears>> = less.cloned().collect();
+                let items = batch.items;
+                let task =
+                    Task { gears, rim: &rim, items, drifts, spread: &spread, smaller: &smaller, rests };
                 let rank = |expected: &Expected| limits.rank(expected, on_target, share);
                 let floor = best.as_ref().map(|best| best.rank);
-                // A boost saves at most what the cheapest gear does.
-                if boosts && floor.is_some_and(|floor| rank(&task.least()) >= floor) {
+                // To speed up or give up saves at most what the cheapest gear does.
+                if hedged && floor.is_some_and(|floor| rank(&task.least()) >= floor) {
                     continue;
                 }
-                if let Some((program, expected, rank)) = task.best(limits, boosts, floor, rank) {
+                if let Some((program, expected, rank)) = task.best(limits, hedged, floor, rank) {
                     let worst_s = task.end_s(&program, spread.quantile(MISS));
                     best = Some(Choice {
                         batch: batch.indices.clone(),
@@ -163,6 +173,7 @@ impl Causal {
                         gears: Arc::clone(gears),
                         program,
                         expected,
+                        rescue: program.rescue.map(|(small, at_s)| (smaller[small].variant, at_s)),
                         worst_s,
                         rank,
                     });
@@ -196,7 +207,7 @@ impl Causal {
         for group in self.groups() {
             let fastest_s = self.fastest(group, model, items, floor);
             let lost = self.spread.above(latest_s / fastest_s);
-            let limits = Limits { latest_s, mean_s: f64::INFINITY, miss: MISS + lost };
+            let limits = Limits { latest_s, own_s: latest_s, mean_s: f64::INFINITY, miss: MISS + lost };
             let at_rest = |this: &Self, gears: &Gears| this.standing(gears.unit, None);
             let found = self.programs(group, &batch, &limits, at_rest);
             let mut offers: Vec<_> = found.into_iter().map(|found| (found.rank, None)).collect();

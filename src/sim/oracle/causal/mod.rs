@@ -69,6 +69,8 @@ struct Running {
     ends: [Timestamp; 2],
     /// Clocks to ask for later.
     boost: Option<(Timestamp, Clocks)>,
+    /// When it is to be given up, and for which variant.
+    rescue: Option<(Timestamp, VariantId)>,
     aborted: bool,
 }
 
@@ -188,9 +190,32 @@ impl Causal {
                 self.resident.retain(|(_, unit)| *unit != run.unit);
                 self.turn_away(&run, Rejection::ExecutionFailed);
             }
-            Err(BatchFailure::Cancelled) => self.turn_away(&run, Rejection::DeadlinePassed),
+            Err(BatchFailure::Cancelled) => match run.rescue {
+                Some((_, variant)) if !run.requests.is_empty() => self.rescue(now, run, variant),
+                _ => self.turn_away(&run, Rejection::DeadlinePassed),
+            },
             Err(_) => self.turn_away(&run, Rejection::ExecutionFailed),
         }
+    }
+
+    /// Runs a smaller variant in the place of a run that has been given up.
+    fn rescue(&mut self, now: Timestamp, run: Running, variant: VariantId) {
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        let left = run.ends[1].since(now);
+        self.effects.push_back(Effect::Dispatch(Dispatch {
+            batch,
+            unit: run.unit,
+            variant,
+            requests: run.requests.iter().map(|waiting| waiting.request.id).collect(),
+            items: run.items,
+            clock: Kilohertz::ZERO,
+            expected: left,
+            reserved: Microjoules::ZERO,
+        }));
+        let group = self.group(run.unit);
+        let run = Running { batch, variant, boost: None, rescue: None, aborted: false, ..run };
+        self.running.insert(group, run);
     }
 
     fn turn_away(&mut self, run: &Running, reason: Rejection) {
@@ -240,10 +265,14 @@ impl Causal {
         }
     }
 
-    /// Speeds up the runs whose time has come.
-    fn boost(&mut self, now: Timestamp) {
+    /// Speeds up or gives up the runs whose time has come.
+    fn hedge(&mut self, now: Timestamp) {
         let mut orders = Vec::new();
         for run in self.running.values_mut() {
+            if !run.aborted && run.rescue.is_some_and(|(at, _)| at <= now) {
+                run.aborted = true;
+                self.effects.push_back(Effect::Abort(run.batch));
+            }
             if let Some((_, clocks)) = run.boost.take_if(|(at, _)| *at <= now) {
                 orders.push((run.unit, clocks));
             }
@@ -265,6 +294,7 @@ impl Causal {
         let clocks = gears.khz(choice.program.first);
         let boost =
             choice.program.boost.map(|(gear, at_s)| (now.after(Nanos::from_secs_f64(at_s)), gears.khz(gear)));
+        let rescue = choice.rescue.map(|(variant, at_s)| (now.after(Nanos::from_secs_f64(at_s)), variant));
         self.effects.push_back(Effect::Dispatch(Dispatch {
             batch,
             unit: gears.unit,
@@ -284,6 +314,7 @@ impl Causal {
             requests,
             ends,
             boost,
+            rescue,
             aborted: false,
         };
         self.shift(now, gears.unit, clocks);
@@ -294,7 +325,7 @@ impl Causal {
     fn carry_on(&mut self, now: Timestamp) {
         self.outlook.pass(now);
         self.expire(now);
-        self.boost(now);
+        self.hedge(now);
         let mut skipped = 0;
         while skipped < self.queue.len() {
             match self.choose(now, skipped) {
@@ -311,7 +342,8 @@ impl Causal {
         let hard = self.queue.iter().chain(self.running.values().flat_map(|run| &run.requests));
         let hard = hard.filter_map(|waiting| waiting.request.deadline);
         let boosts = self.running.values().filter_map(|run| run.boost.map(|(at, _)| at));
-        self.wake = hard.chain(boosts).chain(shifts).filter(|at| *at > now).min();
+        let rescues = self.running.values().filter_map(|run| run.rescue.map(|(at, _)| at));
+        self.wake = hard.chain(boosts).chain(rescues).chain(shifts).filter(|at| *at > now).min();
     }
 }
 

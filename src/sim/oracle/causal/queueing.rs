@@ -45,7 +45,7 @@ impl Causal {
         }
         // What even the fastest gear could not save is nobody's fault.
         let lost = self.spread.above(own.since(now).as_secs_f64() / own_s);
-        Limits { latest_s, mean_s, miss: MISS + lost }
+        Limits { latest_s, own_s: own.since(now).as_secs_f64(), mean_s, miss: MISS + lost }
     }
 
     fn followers(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Vec<Follower> {

@@ -71,6 +71,11 @@ impl Spread {
         if rest > 1e-12 { mean + luck * rest } else { mean }
     }
 
+    /// E[R; R > luck]: the part of the mean that the larger lucks make up.
+    pub(super) fn mean_above(&self, luck: f64) -> f64 {
+        (self.up_to(f64::MAX).1 - self.up_to(luck).1).max(0.0)
+    }
+
     /// The luck that is exceeded with at most a probability.
     pub(super) fn quantile(&self, exceeded: f64) -> f64 {
         let at = self.entries.partition_point(|entry| 1.0 - entry.probability > exceeded);
