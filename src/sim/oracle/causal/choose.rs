@@ -64,12 +64,17 @@ impl Causal {
         }
         match (free, later) {
             (Some(free), Some(later)) if later.rank.beats(&free.rank, WORTH_WAITING) => Next::Wait,
-            (Some(free), _) if free.expected.own_miss < HOPELESS => Next::Run(free),
+            (Some(free), _) if free.expected.own_miss < self.hopeless() => Next::Run(free),
             (None, _) if self.running.is_empty() => Next::Hopeless,
-            (None | Some(_), Some(later)) if later.expected.own_miss < HOPELESS => Next::Wait,
+            (None | Some(_), Some(later)) if later.expected.own_miss < self.hopeless() => Next::Wait,
             (None | Some(_), Some(_)) | (Some(_), None) => Next::Hopeless,
             (None, None) => Next::Wait,
         }
+    }
+
+    /// The chance to be late from which a request is turned away: sooner where others would be late for it.
+    fn hopeless(&self) -> f64 {
+        if self.queue.len() > 1 { HOPELESS[1] } else { HOPELESS[0] }
     }
 
     fn groups(&self) -> Vec<u8> {

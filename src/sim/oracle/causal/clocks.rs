@@ -92,7 +92,7 @@ impl Causal {
 
     /// Lets domains rest on which nothing runs, or brings them up for what is due; when to look again.
     pub(super) fn rest(&mut self, now: Timestamp) -> Vec<Timestamp> {
-        let due = self.outlook.due(now).into_iter().min_by_key(|due| due.from);
+        let due = self.outlook.due(now).into_iter().filter(|due| due.sure).min_by_key(|due| due.from);
         let ready = due.and_then(|due| Some((due.from, self.preparation(&due)?)));
         let mut looks = Vec::new();
         for domain in (0..self.levers.len()).map(DomainId::at) {

@@ -38,8 +38,8 @@ use std::sync::Arc;
 
 /// Probability with which a run may be late.
 pub const MISS: f64 = 1e-3;
-/// A request that would be late with this probability is turned away.
-const HOPELESS: f64 = 0.98;
+/// A request that would be late with this probability is turned away: alone, and while others wait.
+const HOPELESS: [f64; 2] = [0.98, 0.5];
 
 /// Clocks of a unit's domain and of its memory domain; `None` where it has none.
 type Clocks = [Option<Kilohertz>; 2];
