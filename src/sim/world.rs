@@ -500,6 +500,8 @@ impl<S: Scheduler> World<S> {
 
     fn begin_run(&mut self, dispatch: Dispatch) -> Option<Event> {
         let Dispatch { batch, unit, variant, items, .. } = dispatch;
+        // The luck of a request is its own, so that whatever decides meets the same.
+        let luck = dispatch.requests.first().map_or(0, |request| request.0);
         if self.rng.random::<f64>() < self.options.faults.lost {
             self.lanes[unit.index()] = FakeLane::new();
             return Some(self.failure(batch, BatchFailure::LaneLost));

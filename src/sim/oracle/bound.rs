@@ -14,6 +14,7 @@
 //! the processors can do that, and if not, the interval that is overfull; its price rises until it is not. Prices of
 //! overlapping intervals are balanced by coordinate ascent.
 
+use super::hull::{Point, lower_left};
 use super::instance::Instance;
 use super::menu::{Dish, Kitchen};
 use super::overfull::{Task, overfull};
@@ -22,6 +23,10 @@ use super::overfull::{Task, overfull};
 const ROUNDS: usize = 60;
 /// Sweeps of coordinate ascent over the priced intervals in each round.
 const SWEEPS: usize = 3;
+/// Answers looked at in repricing, after which the prices are taken as they are: the bound holds at any prices.
+const EFFORT: u64 = 40_000_000;
+/// Relative accuracy of a price.
+const FINE: f64 = 1e-5;
 /// Share of the bound given up to rounding.
 const ROUNDING: f64 = 1e-9;
 
@@ -94,6 +99,8 @@ struct Interval {
     until_s: f64,
     price: f64,
     members: Vec<usize>,
+    /// Whether a price of its members has changed since its own was chosen.
+    stale: bool,
 }
 
 struct Dual {
@@ -110,6 +117,7 @@ struct Dual {
     unservable: usize,
     overloaded: bool,
     best_j: f64,
+    effort: u64,
 }
 
 impl Dual {
@@ -151,6 +159,7 @@ impl Dual {
             unservable,
             overloaded: false,
             best_j: f64::NEG_INFINITY,
+            effort: 0,
         }
     }
 
@@ -189,7 +198,7 @@ impl Dual {
             let value = self.value();
             let risen = value > self.best_j + 1e-7 * self.best_j.abs();
             self.best_j = self.best_j.max(value);
-            if !fresh && !risen || self.overloaded {
+            if !fresh && !risen || self.overloaded || self.effort > EFFORT {
                 break;
             }
         }
@@ -222,12 +231,15 @@ impl Dual {
         let later = self.jobs[first..].iter().enumerate().take_while(|(_, job)| job.arrival_s <= until_s);
         let within = later.filter(|(_, job)| job.deadline_s <= until_s);
         let members = within.map(|(offset, _)| first + offset).collect();
-        self.intervals.push(Interval { group, from_s, until_s, price: 0.0, members });
+        self.intervals.push(Interval { group, from_s, until_s, price: 0.0, members, stale: true });
     }
 
     /// The best price of one interval, all others given: where what its requests choose just fits into it. The dual
     /// function is concave, so bisection finds it.
     fn reprice(&mut self, index: usize) {
+        if !std::mem::take(&mut self.intervals[index].stale) || self.effort > EFFORT {
+            return;
+        }
         let (group, present) = (self.intervals[index].group, self.intervals[index].price);
         let capacity = self.intervals[index].until_s - self.intervals[index].from_s;
         if self.needed(index, -present) <= capacity {
@@ -242,7 +254,7 @@ impl Dual {
             low = high;
             high = (high * 4.0).min(self.dearest);
         }
-        while high - low > 1e-6 * high {
+        while high - low > FINE * high {
             let middle = f64::midpoint(low, high);
             if self.needed(index, middle - present) > capacity { low = middle } else { high = middle }
         }
@@ -250,11 +262,12 @@ impl Dual {
     }
 
     /// Seconds of the processor that the requests within an interval choose if its price changes by `change`.
-    fn needed(&self, index: usize, change: f64) -> f64 {
+    fn needed(&mut self, index: usize, change: f64) -> f64 {
         let Interval { group, members, .. } = &self.intervals[index];
-        let mut seconds = 0.0;
+        let (mut seconds, mut effort) = (0.0, 0);
         for job in members.iter().map(|member| &self.jobs[*member]) {
             let mut best = (f64::INFINITY, 0.0);
+            effort += job.menu.len() as u64;
             for dish in &self.dishes[job.menu.clone()] {
                 let own = dish.group == *group;
                 let price = job.price[dish.group] + if own { change } else { 0.0 };
@@ -265,15 +278,22 @@ impl Dual {
             }
             seconds += best.1;
         }
+        self.effort += effort;
         seconds
     }
 
     fn set_price(&mut self, index: usize, group: usize, price: f64) {
         let change = price - self.intervals[index].price;
+        if change.abs() <= FINE * price.abs() {
+            return;
+        }
         self.intervals[index].price = price;
         for member in &self.intervals[index].members {
-            let sum = &mut self.jobs[*member].price[group];
-            *sum = (*sum + change).max(0.0);
+            self.jobs[*member].price[group] += change;
+        }
+        let (from_s, until_s) = (self.intervals[index].from_s, self.intervals[index].until_s);
+        for (other, interval) in self.intervals.iter_mut().enumerate() {
+            interval.stale |= other != index && interval.from_s < until_s && from_s < interval.until_s;
         }
     }
 
@@ -300,15 +320,18 @@ impl Dual {
     }
 }
 
-/// Leaves out of the last menu what costs no less time and energy than another dish of the same processor.
+/// Leaves out of the last menu what a mixture of other dishes of the same processor beats: no price makes it the choice.
 fn prune(dishes: &mut Vec<Dish>, from: usize, groups: usize) {
-    let mut menu = dishes.split_off(from);
-    menu.sort_by(|a, b| a.seconds.total_cmp(&b.seconds).then(a.joules.total_cmp(&b.joules)));
-    let mut least = vec![f64::INFINITY; groups];
-    for dish in menu {
-        if dish.joules < least[dish.group] {
-            least[dish.group] = dish.joules;
-            dishes.push(dish);
-        }
+    let menu = dishes.split_off(from);
+    for group in 0..groups {
+        let own = menu.iter().filter(|dish| dish.group == group);
+        let points = own.map(|dish| Point { seconds: dish.seconds, joules: dish.joules }).collect();
+        let rim = lower_left(points);
+        dishes.extend(rim.into_iter().map(|Point { seconds, joules }| Dish {
+            group,
+            seconds,
+            joules,
+            accuracy: 0.0,
+        }));
     }
 }

@@ -20,13 +20,19 @@ mod hull;
 mod idle;
 mod instance;
 mod menu;
+#[cfg(feature = "milp")]
+mod milp;
 mod overfull;
+mod verdict;
 
 pub use bound::{Bound, Demand, certified_bound, certified_bound_of};
 pub use causal::{Causal, MISS};
 pub use clairvoyant::{Choice, Clairvoyant, o1};
 pub use exact::{Job, MOST_JOBS, Plan, Problem, Way, brute_force, dp};
 pub use instance::{Ask, Configuration, Instance, MemoryClocks, Rate, Season, Truth};
+#[cfg(feature = "milp")]
+pub use milp::milp;
+pub use verdict::{Verdict, judge};
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
-//! What the causal oracle asks of the clock domains. A domain that nothing runs on rests at its lowest clock; before
-//! a request is due it is brought to where the last run of that model began.
+//! What the causal oracle asks of the clock domains. A domain that nothing runs on rests at its lowest clock; where it
+//! pays, it is brought up before a request is due.
 
-use super::Causal;
-use super::program::Drift;
+use super::program::{Drift, Drifts};
+use super::{Causal, Clocks};
 use crate::core::catalog::{DomainId, UnitId};
 use crate::core::event::{ClockBounds, Effect, Setpoints};
 use crate::time::Timestamp;
@@ -43,7 +43,7 @@ impl Causal {
     }
 
     /// Brings a unit's domains to clocks.
-    pub(super) fn shift(&mut self, now: Timestamp, unit: UnitId, clocks: [Option<Kilohertz>; 2]) {
+    pub(super) fn shift(&mut self, now: Timestamp, unit: UnitId, clocks: Clocks) {
         for (domain, clock) in self.domains(unit).into_iter().zip(clocks) {
             if let (Some(domain), Some(clock)) = (domain, clock) {
                 self.ask(now, domain, clock);
@@ -57,7 +57,7 @@ impl Causal {
     }
 
     /// What the domains of a unit are doing.
-    pub(super) fn drifts(&self, now: Timestamp, unit: UnitId) -> [Drift; 2] {
+    pub(super) fn drifts(&self, now: Timestamp, unit: UnitId) -> Drifts {
         self.domains(unit).map(|domain| {
             let Some(domain) = domain else { return Drift::default() };
             let lever = &self.levers[domain.index()];
@@ -70,6 +70,18 @@ impl Causal {
         })
     }
 
+    /// The domains of a unit standing still at clocks; `None` = at rest.
+    pub(super) fn standing(&self, unit: UnitId, clocks: Option<Clocks>) -> Drifts {
+        let domains = self.domains(unit);
+        let drift = |index: usize| {
+            let Some(domain) = domains[index] else { return Drift::default() };
+            let rest = Some(self.machine.plant.domains[domain.index()].opps[0]);
+            let now = clocks.map_or(rest, |clocks| clocks[index]);
+            Drift { now, next: None, delay_s: self.delay(domain).as_secs_f64() }
+        };
+        [drift(0), drift(1)]
+    }
+
     /// The clock of a domain that a run on another processor than `group` depends on.
     pub(super) fn held(&self, domain: DomainId, group: u8) -> Option<Kilohertz> {
         let others = self.running.iter().filter(|(other, _)| **other != group);
@@ -80,8 +92,8 @@ impl Causal {
 
     /// Lets domains rest on which nothing runs, or brings them up for what is due; when to look again.
     pub(super) fn rest(&mut self, now: Timestamp) -> Vec<Timestamp> {
-        let due = self.outlook.due(now).into_iter().min_by_key(|due| due.from);
-        let ready = due.and_then(|due| Some((due.from, *self.usual.get(&due.model)?)));
+        let due = self.outlook.due(now).into_iter().filter(|due| due.sure).min_by_key(|due| due.from);
+        let ready = due.and_then(|due| Some((due.from, self.preparation(&due)?)));
         let mut looks = Vec::new();
         for domain in (0..self.levers.len()).map(DomainId::at) {
             if self.running.values().any(|run| self.domains(run.unit).contains(&Some(domain))) {
@@ -102,6 +114,8 @@ impl Causal {
                         self.ask(now, domain, lowest);
                     }
                 }
+                // Not worth a way down and up again.
+                None if due.is_some_and(|due| due.from.before(Nanos(delay.0 * 2)) <= now) => {}
                 None => self.ask(now, domain, lowest),
             }
         }

@@ -4,6 +4,7 @@ use crate::board::sim::Slowdown;
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::sim::Machine;
 use crate::sim::oracle::hull::{Point, lower_left};
+use crate::sim::oracle::idle::least_domain_watts;
 use crate::sim::oracle::instance::{Configuration, MemoryClocks, Rate, clocks, rate};
 use crate::units::Kilohertz;
 
@@ -26,6 +27,8 @@ pub(super) struct Gears {
     memories: Vec<Option<Kilohertz>>,
     /// By clock, then by memory clock.
     rates: Vec<Rate>,
+    /// What the domains draw at their clocks above their least, W.
+    held_watts: [Vec<f64>; 2],
     /// Gears that no mixture of others beats for a single item, the fastest first.
     pub(super) rim: Vec<Gear>,
 }
@@ -51,7 +54,17 @@ impl Gears {
             }
         }
         let domains = [physical.domain, physical.memory_domain];
-        let mut gears = Self { variant, unit, domains, clocks, memories, rates, rim: Vec::new() };
+        let above = |domain: Option<DomainId>, clock: &Option<Kilohertz>| match (domain, clock) {
+            (Some(domain), Some(clock)) => {
+                plant.domain_watts(domain, *clock) - least_domain_watts(plant, domain)
+            }
+            _ => 0.0,
+        };
+        let held_watts = [
+            clocks.iter().map(|clock| above(domains[0], clock)).collect(),
+            memories.iter().map(|clock| above(domains[1], clock)).collect(),
+        ];
+        let mut gears = Self { variant, unit, domains, clocks, memories, rates, held_watts, rim: Vec::new() };
         gears.rim = gears.rim_with([None, None]);
         gears
     }
@@ -85,6 +98,11 @@ impl Gears {
     /// The clocks of a gear, in the order of [`Gears::domains`].
     pub(super) fn khz(&self, gear: Gear) -> [Option<Kilohertz>; 2] {
         [self.clocks[gear.clock], self.memories[gear.memory]]
+    }
+
+    /// What the domains draw in a gear above their least, W, in the order of [`Gears::domains`].
+    pub(super) fn held_watts(&self, gear: Gear) -> [f64; 2] {
+        [self.held_watts[0][gear.clock], self.held_watts[1][gear.memory]]
     }
 
     /// The gear nearest to clocks as read.

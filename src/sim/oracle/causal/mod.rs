@@ -38,8 +38,14 @@ use std::sync::Arc;
 
 /// Probability with which a run may be late.
 pub const MISS: f64 = 1e-3;
-/// A request that would be late with this probability is turned away.
-const HOPELESS: f64 = 0.98;
+/// A request that would be late with this probability is turned away: alone, and while others wait.
+const HOPELESS: [f64; 2] = [0.98, 0.5];
+
+/// Clocks of a unit's domain and of its memory domain; `None` where it has none.
+type Clocks = [Option<Kilohertz>; 2];
+
+/// What a preparation depends on: model, items, floor, latency, and the conditions bit by bit.
+type Occasion = (ModelId, u32, Ppm, Nanos, [u64; 3]);
 
 /// A request that waits or runs.
 #[derive(Debug, Clone)]
@@ -62,7 +68,9 @@ struct Running {
     /// When it will probably have ended, and when nearly for certain.
     ends: [Timestamp; 2],
     /// Clocks to ask for later.
-    boost: Option<(Timestamp, [Option<Kilohertz>; 2])>,
+    boost: Option<(Timestamp, Clocks)>,
+    /// When it is to be given up, and for which variant.
+    rescue: Option<(Timestamp, VariantId)>,
     aborted: bool,
 }
 
@@ -84,8 +92,8 @@ pub struct Causal {
     conditions: (Slowdown, f64),
     spread: Arc<Spread>,
     gears: BTreeMap<(VariantId, UnitId, [u64; 2]), Arc<Gears>>,
-    /// Clocks that the last run of a model began with, and its unit.
-    usual: BTreeMap<ModelId, (UnitId, [Option<Kilohertz>; 2])>,
+    /// What is to be brought up before a request is due.
+    preparations: BTreeMap<Occasion, Option<(UnitId, Clocks)>>,
     effects: VecDeque<Effect>,
     next_batch: u64,
     wake: Option<Timestamp>,
@@ -105,7 +113,7 @@ impl Causal {
             conditions: (Slowdown::NONE, noise.tail_probability),
             spread: Arc::new(Spread::new(noise, noise.tail_probability)),
             gears: BTreeMap::new(),
-            usual: BTreeMap::new(),
+            preparations: BTreeMap::new(),
             effects: VecDeque::new(),
             next_batch: 1,
             wake: None,
@@ -182,9 +190,32 @@ impl Causal {
                 self.resident.retain(|(_, unit)| *unit != run.unit);
                 self.turn_away(&run, Rejection::ExecutionFailed);
             }
-            Err(BatchFailure::Cancelled) => self.turn_away(&run, Rejection::DeadlinePassed),
+            Err(BatchFailure::Cancelled) => match run.rescue {
+                Some((_, variant)) if !run.requests.is_empty() => self.rescue(now, run, variant),
+                _ => self.turn_away(&run, Rejection::DeadlinePassed),
+            },
             Err(_) => self.turn_away(&run, Rejection::ExecutionFailed),
         }
+    }
+
+    /// Runs a smaller variant in the place of a run that has been given up.
+    fn rescue(&mut self, now: Timestamp, run: Running, variant: VariantId) {
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        let left = run.ends[1].since(now);
+        self.effects.push_back(Effect::Dispatch(Dispatch {
+            batch,
+            unit: run.unit,
+            variant,
+            requests: run.requests.iter().map(|waiting| waiting.request.id).collect(),
+            items: run.items,
+            clock: Kilohertz::ZERO,
+            expected: left,
+            reserved: Microjoules::ZERO,
+        }));
+        let group = self.group(run.unit);
+        let run = Running { batch, variant, boost: None, rescue: None, aborted: false, ..run };
+        self.running.insert(group, run);
     }
 
     fn turn_away(&mut self, run: &Running, reason: Rejection) {
@@ -208,7 +239,6 @@ impl Causal {
                 energy_source: Provenance::Measured,
                 accuracy: self.machine.variants[run.variant.index()].accuracy,
                 missed: now > waiting.deadline,
-                rescued: false,
             };
             let (request, outcome) = (waiting.request.id, Outcome::Served(served));
             self.effects.push_back(Effect::Reply { request, outcome });
@@ -235,10 +265,14 @@ impl Causal {
         }
     }
 
-    /// Speeds up the runs whose time has come.
-    fn boost(&mut self, now: Timestamp) {
+    /// Speeds up or gives up the runs whose time has come.
+    fn hedge(&mut self, now: Timestamp) {
         let mut orders = Vec::new();
         for run in self.running.values_mut() {
+            if !run.aborted && run.rescue.is_some_and(|(at, _)| at <= now) {
+                run.aborted = true;
+                self.effects.push_back(Effect::Abort(run.batch));
+            }
             if let Some((_, clocks)) = run.boost.take_if(|(at, _)| *at <= now) {
                 orders.push((run.unit, clocks));
             }
@@ -260,6 +294,7 @@ impl Causal {
         let clocks = gears.khz(choice.program.first);
         let boost =
             choice.program.boost.map(|(gear, at_s)| (now.after(Nanos::from_secs_f64(at_s)), gears.khz(gear)));
+        let rescue = choice.rescue.map(|(variant, at_s)| (now.after(Nanos::from_secs_f64(at_s)), variant));
         self.effects.push_back(Effect::Dispatch(Dispatch {
             batch,
             unit: gears.unit,
@@ -270,7 +305,6 @@ impl Causal {
             expected: Nanos::from_secs_f64(choice.expected.seconds),
             reserved: Microjoules::from_f64(choice.expected.joules * 1e6),
         }));
-        self.usual.insert(requests[0].request.model, (gears.unit, clocks));
         let ends = [choice.expected.seconds, choice.worst_s].map(|s| now.after(Nanos::from_secs_f64(s)));
         let run = Running {
             batch,
@@ -280,6 +314,7 @@ impl Causal {
             requests,
             ends,
             boost,
+            rescue,
             aborted: false,
         };
         self.shift(now, gears.unit, clocks);
@@ -290,7 +325,7 @@ impl Causal {
     fn carry_on(&mut self, now: Timestamp) {
         self.outlook.pass(now);
         self.expire(now);
-        self.boost(now);
+        self.hedge(now);
         let mut skipped = 0;
         while skipped < self.queue.len() {
             match self.choose(now, skipped) {
@@ -307,7 +342,8 @@ impl Causal {
         let hard = self.queue.iter().chain(self.running.values().flat_map(|run| &run.requests));
         let hard = hard.filter_map(|waiting| waiting.request.deadline);
         let boosts = self.running.values().filter_map(|run| run.boost.map(|(at, _)| at));
-        self.wake = hard.chain(boosts).chain(shifts).filter(|at| *at > now).min();
+        let rescues = self.running.values().filter_map(|run| run.rescue.map(|(at, _)| at));
+        self.wake = hard.chain(boosts).chain(rescues).chain(shifts).filter(|at| *at > now).min();
     }
 }
 
@@ -317,9 +353,11 @@ impl Scheduler for Causal {
             Event::Retain { model, resident: true } => self.load(model),
             Event::Loaded { variant, unit, .. } => {
                 self.resident.insert((variant, unit));
+                self.preparations.clear();
             }
             Event::Unloaded { variant, unit } => {
                 self.resident.remove(&(variant, unit));
+                self.preparations.clear();
             }
             Event::Submit(request) => self.submit(now, request),
             Event::Cancel(request) => self.cancel(request),

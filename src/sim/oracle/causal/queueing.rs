@@ -24,15 +24,17 @@ struct Follower {
     /// Seconds in the fastest gear: usual, and at worst.
     usual_s: f64,
     worst_s: f64,
+    /// Whether it is known when it comes, so that room can be kept for it.
+    sure: bool,
 }
 
 impl Causal {
     /// The limits of a run on a processor that would head the queue without `batch` (indices into the queue).
     pub(super) fn limits(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Limits {
         let own = batch.iter().map(|index| self.queue[*index].deadline).min().unwrap_or(now);
-        let followers = self.followers(now, group, batch);
+        let followers = self.followers(now, group, batch, own_s);
         let mut latest = Timestamp::MAX;
-        for follower in followers.iter().rev() {
+        for follower in followers.iter().rev().filter(|follower| follower.sure) {
             let end = follower.deadline.min(latest);
             let begin = end.before(crate::units::Nanos::from_secs_f64(follower.worst_s));
             latest = begin.max(follower.from);
@@ -43,25 +45,29 @@ impl Causal {
             work_s += follower.usual_s;
             mean_s = mean_s.min(follower.deadline.since(now).as_secs_f64() * own_s / work_s);
         }
-        Limits { latest_s, mean_s, miss: MISS }
+        // What even the fastest gear could not save is nobody's fault.
+        let lost = self.spread.above(own.since(now).as_secs_f64() / own_s);
+        Limits { latest_s, own_s: own.since(now).as_secs_f64(), mean_s, miss: MISS + lost }
     }
 
-    fn followers(&mut self, now: Timestamp, group: u8, batch: &[usize]) -> Vec<Follower> {
+    fn followers(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Vec<Follower> {
         let waiting = self.queue.iter().enumerate().filter(|(index, _)| !batch.contains(index));
         let waiting = waiting.map(|(_, Waiting { request, deadline, floor, .. })| {
-            (now, *deadline, request.model, request.items, *floor)
+            (now, *deadline, request.model, request.items, *floor, true)
         });
         let due = self.outlook.due(now);
-        let due = due.iter().map(|due| (due.from, due.deadline, due.model, due.items, due.floor));
+        let due = due.iter().map(|due| (due.from, due.deadline, due.model, due.items, due.floor, due.sure));
         let all: Vec<_> = waiting.chain(due).collect();
         let mut followers = Vec::with_capacity(all.len());
         let worst = self.spread.quantile(MISS);
-        for (from, deadline, model, items, floor) in all {
+        for (from, deadline, model, items, floor, sure) in all {
             let usual_s = self.fastest(group, model, items, floor);
-            let worst_s = usual_s * worst;
-            // What cannot be served here in time anyway needs no protection.
-            if deadline.since(from).as_secs_f64() >= worst_s {
-                followers.push(Follower { from, deadline, usual_s, worst_s });
+            // As much as can be had: a request that is due may have the processor from its arrival, one that waits after
+            // this run. What cannot be served here in time anyway needs no protection.
+            let before_s = if from > now { 0.0 } else { own_s };
+            let worst_s = (usual_s * worst).min(deadline.since(from).as_secs_f64() - before_s);
+            if worst_s >= usual_s {
+                followers.push(Follower { from, deadline, usual_s, worst_s, sure });
             }
         }
         followers.sort_by_key(|follower| follower.deadline);

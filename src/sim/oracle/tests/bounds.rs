@@ -41,7 +41,7 @@ fn no_order_of_few_requests_beats_the_bound() {
         let case = Case::random(seed, 1.2);
         let instance = case.instance();
         let counted: Vec<usize> =
-            (0..instance.asks.len()).filter(|index| instance.asks[*index].counts).take(5).collect();
+            (0..instance.asks.len()).filter(|index| instance.asks[*index].counts).take(3).collect();
         let Some(&last) = counted.last() else { continue };
         let mut served = vec![false; instance.asks.len()];
         counted.iter().for_each(|index| served[*index] = true);

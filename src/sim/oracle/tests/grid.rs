@@ -86,13 +86,33 @@ fn the_bound_is_tight_on_the_measured_grid() {
     let quiet = Noise { sigma: 0.0, tail_probability: 0.0, ..usual };
     let steps = [(20, 1.25), (45, 1.0), (70, 1.5), (90, 1.1), (110, 1.0)];
     let [bound, o1, o3] = report("no noise", &case(quiet, 133, 133, &[], 300));
-    // Without noise the clairvoyant knows no more than the causal planner.
-    assert!(o1 < 1.01 * bound, "O1 {o1}, bound {bound}");
-    assert!(o3 < 1.05 * bound, "O3 {o3}, bound {bound}");
+    // Without noise the clairvoyant knows no more than the causal planner. Single clocks cannot hit the deadline as
+    // mixtures do.
+    assert!(o1 < 1.02 * bound, "O1 {o1}, bound {bound}");
+    assert!(o3 < 1.02 * bound, "O3 {o3}, bound {bound}");
     let [bound, o1, _] = report("noise of the board", &case(usual, 133, 133, &[], 1000));
-    assert!(o1 < 1.01 * bound, "O1 {o1}, bound {bound}");
+    assert!(o1 < 1.02 * bound, "O1 {o1}, bound {bound}");
     report("rough noise, contention", &case(rough, 133, 133, &steps, 1000));
     report("rough noise, tight", &case(rough, 133, 100, &[], 1000));
     report("rough noise, loose", &case(rough, 250, 200, &[], 500));
     report("rough noise, queueing", &case(rough, 100, 200, &[], 1000));
+}
+
+/// The causal planner is late as often as it means to be: of 5,000 requests that could have been served, 5 on average.
+#[test]
+fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
+    let rough = Noise { sigma: 0.05, tail_probability: 0.02, tail_min: 1.15, tail_max: 1.5 };
+    for (period, deadline) in [(250, 200), (133, 133), (133, 100)] {
+        let (mut late, mut able) = (0, 0);
+        for seed in 1..=10 {
+            let case = Case { seed, ..case(rough, period, deadline, &[], 500) };
+            let feasible = o1(&case.instance()).feasible();
+            let run = case.run(case.causal());
+            able += feasible.iter().filter(|feasible| **feasible).count();
+            late += feasible.iter().zip(&run.served).filter(|(able, served)| **able && !**served).count();
+        }
+        println!("every {period} ms, deadline {deadline} ms: {late} of {able} late");
+        // Poisson with mean 5: more than 14 once in 5,000.
+        assert!(late <= 14, "every {period} ms, deadline {deadline} ms: {late} of {able} late");
+    }
 }

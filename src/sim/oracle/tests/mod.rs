@@ -6,7 +6,7 @@ mod solvers;
 mod truth;
 
 use super::*;
-use crate::board::sim::{Change, Script};
+use crate::board::sim::{Change, PlantSpec, Script};
 use crate::core::Core;
 use crate::core::catalog::ModelId;
 use crate::core::energy::{Budgets, Objective};
@@ -17,6 +17,7 @@ use crate::time::Timestamp;
 use crate::units::{Nanos, Ppm};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
 
 /// When the workload begins: by then everything is loaded.
 const BEGIN_S: f64 = 2.0;
@@ -70,7 +71,11 @@ impl Case {
     /// A random one of `seconds` on some board.
     pub(super) fn random(seed: u64, seconds: f64) -> Self {
         let mut dice = Dice::new(seed);
-        let machine = Machine::new(&board(BOARDS[dice.below(BOARDS.len())].0), &[fashion()], seed).unwrap();
+        let spec = board(BOARDS[dice.below(BOARDS.len())].0);
+        // The models are small: some boards are to be loaded too.
+        let scale = [1.0, 10.0, 40.0][dice.below(3)];
+        let plant = PlantSpec::from_board(&spec).unwrap().with_work_scale(scale).unwrap();
+        let machine = Machine::of_plant(spec.board(), Arc::new(plant), &[fashion()], seed);
         let streams: Vec<Stream> = (0..=dice.below(2)).map(|app| stream(&mut dice, app, seconds)).collect();
         let longest = streams.iter().filter_map(|stream| stream.deadline).max().unwrap();
         let horizon = Nanos::from_secs_f64(BEGIN_S + seconds).saturating_add(longest);
@@ -112,6 +117,7 @@ impl Case {
         let mut world = World::new(scheduler, &self.machine, &self.budgets, workload, options);
         world.play(&self.script);
         world.run_until(Timestamp::ZERO.after(self.horizon));
+        world.finish();
         let asks = self.instance().asks;
         let mut served = vec![false; asks.len()];
         let mut accuracy = 0.0;

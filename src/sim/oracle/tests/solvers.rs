@@ -40,6 +40,21 @@ fn brute_force_and_labels_agree() {
     assert!(dropped > 100, "the problems are not all easy: {dropped}");
 }
 
+/// HiGHS agrees too, and what it found is feasible to the last digit.
+#[cfg(feature = "milp")]
+#[test]
+fn the_mixed_integer_program_agrees() {
+    for seed in seeds(100) {
+        let problem = problem(&mut Dice::new(seed));
+        let (all, program) = (brute_force(&problem), milp(&problem));
+        let costs = [&all, &program].map(|plan| plan.as_ref().map(|plan| plan.cost));
+        assert_eq!(costs[0], costs[1], "seed {seed}: {problem:?}\n{all:?}\n{program:?}");
+        if let Some(plan) = program {
+            assert_eq!(replay(&problem, &plan), Some(plan.cost), "seed {seed}: {plan:?}");
+        }
+    }
+}
+
 /// What a plan costs, worked out anew; `None` if it is not feasible.
 fn replay(problem: &Problem, plan: &Plan) -> Option<u64> {
     let (mut free, mut cost, mut surplus) = (vec![0; problem.machines], 0, 0);

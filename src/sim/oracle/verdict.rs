@@ -1,0 +1,88 @@
+//! What a run is compared with, in a few figures.
+
+use super::{Causal, Demand, Instance, Truth, certified_bound_of, o1};
+use crate::board::sim::Script;
+use crate::core::event::Outcome;
+use crate::sim::{Stream, World, WorldOptions};
+use crate::time::Timestamp;
+use crate::units::Microjoules;
+
+/// The oracles' figures of a scenario and a seed. Which requests they are about is the same for all of them: those that
+/// can be served in time, each alone; or, where no schedule can serve all of those, those that O3 served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// No schedule that serves those requests in time needs less: certified.
+    pub bound_energy_uj: Microjoules,
+    /// Each request for itself, without queueing (O1).
+    pub o1_energy_uj: Microjoules,
+    /// The causal planner with the true parameters (O3).
+    pub o3_energy_uj: Microjoules,
+    /// Of those requests, how many O3 did not answer in time.
+    pub o3_misses: u64,
+    /// How many requests there are that can be served in time.
+    pub oracle_feasible_requests: u64,
+    /// Which: by request.
+    pub feasible: Vec<bool>,
+}
+
+/// Asks the oracles.
+#[must_use]
+pub fn judge(truth: &Truth<'_>, streams: &[Stream], options: WorldOptions) -> Verdict {
+    let instance = Instance::of(truth.clone());
+    let clairvoyant = o1(&instance);
+    let (o3_j, in_time) = run_o3(truth, streams, options, &instance);
+    let mut feasible = clairvoyant.feasible();
+    let mut bound = demand(&instance, &feasible);
+    if bound.overloaded {
+        feasible = in_time.clone();
+        bound = demand(&instance, &feasible);
+    }
+    let missed = feasible.iter().zip(&in_time).filter(|(feasible, in_time)| **feasible && !**in_time);
+    let microjoules = |joules: f64| Microjoules::from_f64(joules * 1e6);
+    Verdict {
+        bound_energy_uj: microjoules(bound.joules),
+        o1_energy_uj: microjoules(clairvoyant.joules),
+        o3_energy_uj: microjoules(o3_j),
+        o3_misses: missed.count() as u64,
+        oracle_feasible_requests: feasible.iter().filter(|feasible| **feasible).count() as u64,
+        feasible,
+    }
+}
+
+fn demand(instance: &Instance, served: &[bool]) -> super::Bound {
+    certified_bound_of(instance, Demand { served: Some(served), mean_accuracy: None })
+}
+
+/// Energy of O3 in the world, J, and which requests it answered in time.
+fn run_o3(
+    truth: &Truth<'_>,
+    streams: &[Stream],
+    options: WorldOptions,
+    instance: &Instance,
+) -> (f64, Vec<bool>) {
+    let planner = Causal::new(truth.machine, truth.budgets, streams, options.write_delay);
+    let options = WorldOptions { seed: truth.seed, rows: true, ..options };
+    let mut world = World::new(planner, truth.machine, truth.budgets, truth.workload.clone(), options);
+    if let Some(heat) = truth.heat {
+        world.plant_mut().preheat(heat);
+    }
+    if let Some((script, from)) = truth.script {
+        world.play(&delayed(script, from));
+    }
+    world.run_until(Timestamp::ZERO.after(truth.horizon));
+    world.finish();
+    let mut in_time = vec![false; instance.asks.len()];
+    for row in world.rows() {
+        let index = usize::try_from(row.request.0).unwrap_or(usize::MAX).wrapping_sub(1);
+        if let (Some(slot), Some(ask)) = (in_time.get_mut(index), instance.asks.get(index)) {
+            *slot = ask.counts && matches!(row.outcome, Outcome::Served(_)) && row.answered <= ask.deadline;
+        }
+    }
+    (world.plant().stats().input_j, in_time)
+}
+
+/// A script that is played from power-on but begins later.
+fn delayed(script: &Script, from: Timestamp) -> Script {
+    let steps = script.steps().iter();
+    Script::of(steps.map(|(at, change)| (from.after(*at).since(Timestamp::ZERO), change.clone())).collect())
+}
