@@ -68,6 +68,12 @@ impl Slowdown {
         self.process_noise = (ALPHA * self.process_noise + (1.0 - ALPHA) * moved * moved).max(PROCESS_NOISE);
         self.tail.remember(innovation.exp());
     }
+
+    fn outlasted(&mut self, ratio: f64) {
+        let sigma = (self.variance + self.process_noise + OBSERVATION_NOISE).sqrt();
+        self.outliers = if ratio.ln() > STEP_SIGMAS * sigma { self.outliers + 1 } else { 0 };
+        self.tail.remember(Tail::outlasting(ratio));
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -193,13 +199,13 @@ impl Estimates {
         bias.observations = bias.observations.saturating_add(1);
     }
 
-    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run: it counts as one
-    /// that took as long as those do that take so long, unless nothing was out of the ordinary by then.
+    /// A run was cancelled after `elapsed`, where the profile says `profiled` for the whole run. It counts in the tail
+    /// as one that took as long as those do that take so long, unless nothing was out of the ordinary by then. How
+    /// slow the unit is it does not say, but if the next run is an outlier, too, that is a step.
     pub fn observe_longer(&mut self, variant: VariantId, unit: UnitId, profiled: Nanos, elapsed: Nanos) {
         let expected = profiled.as_f64() * self.slowdown(variant, unit);
         if expected > 0.0 && elapsed.as_f64() >= 0.9 * expected {
-            let ratio = Tail::outlasting(elapsed.as_f64() / expected);
-            self.observe_latency(variant, unit, profiled, Nanos::from_f64(expected * ratio));
+            self.units[unit.index()].outlasted(elapsed.as_f64() / expected);
         }
     }
 
