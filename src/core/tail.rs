@@ -149,7 +149,7 @@ impl Tail {
             if share <= 0.0 {
                 break;
             }
-            let by_prior = if share < 1.0 { PRIOR_FROM - PRIOR_MEAN * share.ln() } else { 0.0 };
+            let by_prior = if share < 1.0 { PRIOR_FROM - PRIOR_MEAN * share.ln() + 1e-9 } else { 0.0 };
             let below = self.ordered.len() - above;
             let ratio = below.checked_sub(1).map_or(by_prior, |last| by_prior.max(self.ordered[last]));
             if ratio > least {
