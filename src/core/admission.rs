@@ -69,6 +69,7 @@ impl Core {
             max_energy: request.max_energy.or(class.energy_per_request),
             priority: request.priority.unwrap_or(class.priority),
             fastest: SmallVec::new(),
+            usual: SmallVec::new(),
             request,
         };
         self.find_fastest(&mut waiting)?;
@@ -80,6 +81,7 @@ impl Core {
         let model = &self.catalog.models[request.model.index()];
         let units = self.catalog.board.units.len();
         let mut fastest: SmallVec<[Nanos; 4]> = SmallVec::from_elem(Nanos::MAX, units);
+        let mut usual = fastest.clone();
         let (mut runnable, mut accurate, mut affordable) = (false, false, request.variant.is_none());
         for &variant in &model.variants {
             if request.variant.is_some_and(|only| only != variant) {
@@ -100,8 +102,13 @@ impl Core {
                 let run = if guess { Nanos(run.0 / GUESS_FACTOR) } else { run };
                 let latency = run.saturating_add(self.raise_time(id));
                 *best = (*best).min(latency);
+                if self.catalog.variants[variant.index()].accuracy >= waiting.target {
+                    usual[unit] = usual[unit].min(run);
+                }
             }
         }
+        let none = usual.iter().all(|latency| *latency == Nanos::MAX);
+        waiting.usual = if none { fastest.clone() } else { usual };
         affordable |= request.variant.is_none() && self.any_affordable(waiting);
         waiting.fastest = fastest;
         match (runnable, accurate, affordable) {

@@ -289,12 +289,22 @@ impl Core {
         let fellows = behind.filter(|waiting| waiting.request.model == head.request.model);
         let limit = self.catalog.models[head.request.model.index()].max_batch as usize;
         let batch: SmallVec<[&Waiting; HORIZON]> = fellows.take(limit.clamp(1, HORIZON)).collect();
+        let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
+        let behind: SmallVec<[&Waiting; HORIZON]> = behind.skip(1).take(HORIZON).collect();
         let free_at = self.free_times(now);
         let domain_busy = self.busy_domains();
-        Some((head.request.id, plan::choose(&self.view(now, &free_at, &domain_busy), &batch)))
+        let rhythm = self.queue.rhythm(head.request.model);
+        let view = View { rhythm, ..self.view(now, &free_at, &domain_busy, &behind) };
+        Some((head.request.id, plan::choose(&view, &batch)))
     }
 
-    fn view<'a>(&'a self, now: Timestamp, free_at: &'a [Timestamp], domain_busy: &'a [bool]) -> View<'a> {
+    fn view<'a>(
+        &'a self,
+        now: Timestamp,
+        free_at: &'a [Timestamp],
+        domain_busy: &'a [bool],
+        behind: &'a [&'a Waiting],
+    ) -> View<'a> {
         View {
             now,
             catalog: &self.catalog,
@@ -308,7 +318,8 @@ impl Core {
             tuning: self.tuning,
             risks: &self.risks,
             free_at,
-            room: &[],
+            behind,
+            rhythm: None,
             domain_busy,
             regime: self.thermal.regime(),
             shortage: self.shortage(),

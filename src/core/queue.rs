@@ -1,6 +1,6 @@
 //! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
 
-use crate::core::catalog::{Catalog, VariantId};
+use crate::core::catalog::{Catalog, ModelId, VariantId};
 use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
@@ -29,6 +29,8 @@ pub struct Waiting {
     pub priority: u32,
     /// Fastest latency per unit over the variants that would do; `Nanos::MAX` where none would.
     pub fastest: SmallVec<[Nanos; 4]>,
+    /// The same over the variants that meet the target, where there are some.
+    pub usual: SmallVec<[Nanos; 4]>,
 }
 
 impl Waiting {
@@ -52,6 +54,15 @@ pub struct Queue {
     waiting: BTreeMap<Key, Waiting>,
     keys: BTreeMap<RequestId, Key>,
     in_flight: BTreeMap<AppId, u32>,
+    rhythms: BTreeMap<ModelId, Rhythm>,
+}
+
+/// How often a model is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Rhythm {
+    last: Timestamp,
+    /// Mean time between two requests, once there were two.
+    gap: Option<Nanos>,
 }
 
 impl Queue {
@@ -81,6 +92,13 @@ impl Queue {
         Ok(())
     }
 
+    /// When a model was asked for last and the mean time between two requests, where there were two.
+    #[must_use]
+    pub fn rhythm(&self, model: ModelId) -> Option<(Timestamp, Nanos)> {
+        let rhythm = self.rhythms.get(&model)?;
+        Some((rhythm.last, rhythm.gap?))
+    }
+
     /// The class of a waiting request.
     #[must_use]
     pub fn class_of(&self, id: RequestId) -> Option<ClassId> {
@@ -90,6 +108,15 @@ impl Queue {
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].
     pub fn push(&mut self, waiting: Waiting) {
         *self.in_flight.entry(waiting.request.app).or_insert(0) += 1;
+        let rhythm = self.rhythms.entry(waiting.request.model);
+        let rhythm = rhythm
+            .and_modify(|rhythm| {
+                let gap = waiting.arrival.since(rhythm.last);
+                let mean = rhythm.gap.map_or(gap.0, |mean| mean.0 - mean.0 / 8 + gap.0 / 8);
+                rhythm.gap = Some(Nanos(mean));
+            })
+            .or_insert(Rhythm { last: waiting.arrival, gap: None });
+        rhythm.last = waiting.arrival;
         self.put_back(waiting);
     }
 

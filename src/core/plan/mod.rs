@@ -11,8 +11,9 @@
 //! 1. *on target* if, from its start (once the unit is free and the energy budgets have paid for it), the odds
 //!    to miss the batch's earliest deadline are small enough and its expected accuracy meets the class's target;
 //! 2. *on time* if only the accuracy falls short, though not below the floor;
-//! 3. *tight* if it meets the deadline at its expected latency only;
-//! 4. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
+//! 3. *crowding* if it takes more than its share of the time that those behind it have;
+//! 4. *tight* if it meets the deadline at its expected latency only;
+//! 5. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
 //!
 //! The best of the best grade wins: by energy per item on target, by accuracy and then energy on time, by the
 //! odds to miss or the finish below that. So budgets that run dry push the start back, which pushes expensive
@@ -20,6 +21,7 @@
 
 mod cost;
 mod course;
+mod crowd;
 mod place;
 mod prefix;
 mod risk;
@@ -136,6 +138,8 @@ pub enum Grade {
     OnTarget,
     /// Meets the deadline below the accuracy target.
     OnTime,
+    /// Meets the deadline, but makes those behind it late.
+    Crowding,
     /// Meets the deadline if it takes no longer than expected.
     Tight,
     /// Too late, which a soft deadline allows.
@@ -158,6 +162,8 @@ pub enum Ruling {
     Inaccurate,
     /// An energy budget pays for it too late or never.
     Unpaid,
+    /// Others behind it would be late.
+    Crowding,
     /// It costs more than the request allows.
     AboveRequestEnergy,
 }
@@ -240,8 +246,10 @@ pub struct View<'a> {
     pub risks: &'a [Risk],
     /// Per unit: when it, and everything that shares its processor, is expected to be free.
     pub free_at: &'a [Timestamp],
-    /// Per unit: by when a run must be over so that nobody behind the batch is late.
-    pub room: &'a [Timestamp],
+    /// All that wait behind the most urgent request, most urgent first.
+    pub behind: &'a [&'a Waiting],
+    /// When the model was asked for last, and the mean time between two requests.
+    pub rhythm: Option<(Timestamp, Nanos)>,
     /// Per domain: whether a batch is running on it.
     pub domain_busy: &'a [bool],
     /// Thermal regime.

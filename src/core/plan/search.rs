@@ -8,6 +8,7 @@
 //! those at which what rescues lose of the accuracy is tolerable. Of the clocks that hold without a boost, the
 //! first that does is the cheapest, since points above which another costs less are left out.
 
+use super::crowd::{Crowd, foreseen_s};
 use super::place::{Fallback, Pair, Place, RESCUE_FAILS};
 use super::prefix::{Prefix, prefixes};
 use super::{
@@ -25,6 +26,8 @@ use smallvec::SmallVec;
 /// By how much rescues may push the expected accuracy below the target, a share: two thirds of what is aimed at
 /// against an oracle at equal energy.
 const ACCURACY_SLACK: f64 = 0.002;
+/// By how much a run may exceed its share of the time before it crowds out those behind it.
+const CROWDING: f64 = 1.05;
 /// Most of the runs of a configuration that may be expected to be rescued.
 const MOST_RESCUED: f64 = 0.05;
 
@@ -64,6 +67,8 @@ struct Draft<'a, 'p> {
     boost: Option<(f64, usize)>,
     /// What rescues it, and how slow a run that must be rescued has shown itself to be.
     fallback: Option<(Fallback<'a, 'p>, f64)>,
+    /// Seconds that it may take for the sake of those behind it.
+    share_s: f64,
 }
 
 /// A draft with its price.
@@ -79,6 +84,7 @@ struct Priced {
 pub(super) struct Search<'v, 'l> {
     view: &'v View<'v>,
     head: &'v Waiting,
+    batch: &'l [&'v Waiting],
     variants: &'v [VariantId],
     prefixes: SmallVec<[Prefix; 8]>,
     tally: Tally,
@@ -90,7 +96,7 @@ impl<'v, 'l> Search<'v, 'l> {
     /// `batch` is not empty. With a `log` everything is looked at and written there.
     pub(super) fn new(
         view: &'v View<'v>,
-        batch: &[&'v Waiting],
+        batch: &'l [&'v Waiting],
         log: Option<&'l mut Vec<Considered>>,
     ) -> Self {
         let model = &view.catalog.models[batch[0].request.model.index()];
@@ -107,6 +113,7 @@ impl<'v, 'l> Search<'v, 'l> {
         Self {
             view,
             head: batch[0],
+            batch,
             variants: &model.variants,
             prefixes: prefixes(batch, model.max_batch),
             tally,
@@ -124,9 +131,10 @@ impl<'v, 'l> Search<'v, 'l> {
             for place in &places {
                 let fallback = Fallback::find(view, &places, place.unit, &prefix, variants)
                     .filter(|_| self.may_rescue());
+                let crowd = Crowd::behind(view, place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback);
+                        self.try_pair(&prefix, variant, place, fallback, &crowd);
                     }
                 }
             }
@@ -144,6 +152,7 @@ impl<'v, 'l> Search<'v, 'l> {
         variant: VariantId,
         place: &'p Place<'v>,
         fallback: Option<Fallback<'v, 'p>>,
+        crowd: &Crowd,
     ) {
         if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
             || prefix.variant.is_some_and(|only| only != variant)
@@ -153,13 +162,14 @@ impl<'v, 'l> Search<'v, 'l> {
         let Some(pair) = Pair::new(self.view, variant, place, prefix.items) else { return };
         self.tally.any_loaded = true;
         let fallback = fallback.filter(|fallback| fallback.pair.variant != variant);
+        let share_s = crowd.share_s(pair.seconds(place.top()));
+        let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s };
         if self.view.budgets.objective == Objective::Performance {
-            let draft = Draft { opp: place.top(), boost: None, fallback: None };
-            self.consider(prefix, &pair, &draft);
-        } else if self.try_clocks(prefix, &pair, fallback) {
+            self.consider(prefix, &pair, &plain);
+        } else if self.try_clocks(prefix, &pair, fallback, share_s) {
             // A budget is short: a dearer clock starts later but runs faster.
             for opp in place.points.clone() {
-                self.consider(prefix, &pair, &Draft { opp, boost: None, fallback: None });
+                self.consider(prefix, &pair, &Draft { opp, ..plain });
             }
         }
     }
@@ -170,9 +180,10 @@ impl<'v, 'l> Search<'v, 'l> {
         prefix: &Prefix,
         pair: &Pair<'v, 'p>,
         fallback: Option<Fallback<'v, 'p>>,
+        share_s: f64,
     ) -> bool {
         let (view, place) = (self.view, pair.place);
-        let time_s = seconds_until(self.due(prefix, place), place.free_at);
+        let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
         let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
         // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
         let armed = fallback.and_then(|fallback| {
@@ -182,6 +193,10 @@ impl<'v, 'l> Search<'v, 'l> {
         });
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
         let fallback = armed.map(|(fallback, _)| fallback);
+        // What is to come may ask for a higher clock, not for more than there is.
+        let foreseen_s = foreseen_s(view, place, self.head).max(pair.seconds(place.top()) * need);
+        let time_s =
+            time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
         let mean = view.estimates.mean_excess(place.unit, 0.0);
         let accurate = view.catalog.variants[pair.variant.index()].accuracy >= prefix.target;
         let (mut short, mut found) = (false, false);
@@ -199,7 +214,9 @@ impl<'v, 'l> Search<'v, 'l> {
             let hold = self.hold(pair, opp, time_s, fallback, need);
             found |= hold.is_some();
             if let Some(boost) = hold.filter(|_| !pointless) {
-                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed });
+                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s });
+            } else if self.log.is_some() {
+                self.consider(prefix, pair, &Draft { opp, boost: None, fallback: armed, share_s });
             }
             let holds = hold.is_some_and(|boost| boost.is_none());
             if !holds {
@@ -212,7 +229,7 @@ impl<'v, 'l> Search<'v, 'l> {
             }
         }
         if !found {
-            let draft = Draft { opp: place.top(), boost: None, fallback: armed };
+            let draft = Draft { opp: place.top(), boost: None, fallback: armed, share_s };
             short |= self.consider(prefix, pair, &draft);
         }
         short
@@ -221,12 +238,6 @@ impl<'v, 'l> Search<'v, 'l> {
     /// What the best on target costs per item.
     fn least_on_target(&self) -> Option<f64> {
         self.best.filter(|best| best.rank.grade == Grade::OnTarget).map(|best| best.rank.keys[0])
-    }
-
-    /// By when a run on this place should be over.
-    fn due(&self, prefix: &Prefix, place: &Place<'_>) -> Timestamp {
-        let room = self.view.room.get(place.unit.index()).copied().unwrap_or(Timestamp::MAX);
-        prefix.deadline.min(room)
     }
 
     /// How a run at a clock does `need` in its time: without a boost, `Some(None)`, or with the cheapest of
@@ -300,7 +311,7 @@ impl<'v, 'l> Search<'v, 'l> {
         if paid > free_at {
             priced = self.price(prefix, pair, draft, start);
         }
-        let rank = self.rank(prefix, &priced, start, paid > free_at);
+        let rank = self.rank(prefix, &priced, draft.share_s, start, paid > free_at);
         let ruling =
             if paid > free_at && rank.grade > Grade::OnTarget { Ruling::Unpaid } else { Ruling::Dearer };
         self.note(prefix, &priced, start, rank.grade, ruling);
@@ -376,7 +387,14 @@ impl<'v, 'l> Search<'v, 'l> {
         Priced { candidate, miss: late, accuracy, rescued, per_item }
     }
 
-    fn rank(&mut self, prefix: &Prefix, priced: &Priced, start: Timestamp, for_budget: bool) -> Rank {
+    fn rank(
+        &mut self,
+        prefix: &Prefix,
+        priced: &Priced,
+        share_s: f64,
+        start: Timestamp,
+        for_budget: bool,
+    ) -> Rank {
         let candidate = &priced.candidate;
         let finish = start.after(candidate.latency);
         let lateness = Nanos(finish.0).as_f64();
@@ -390,6 +408,11 @@ impl<'v, 'l> Search<'v, 'l> {
         let risk = self.view.risks.get(candidate.unit.index()).copied().unwrap_or_default();
         // Rounding must not rule out what was made to hold just so.
         if priced.miss <= risk.miss * 1.01 {
+            let latency_s = candidate.latency.as_secs_f64();
+            if latency_s > share_s * CROWDING {
+                let per_item = latency_s / f64::from(candidate.items.max(1));
+                return Rank { grade: Grade::Crowding, keys: [per_item, priced.per_item] };
+            }
             self.tally.feasible += 1;
             if accurate && priced.rescued <= MOST_RESCUED * 1.01 {
                 return Rank { grade: Grade::OnTarget, keys: [priced.per_item, lateness] };
@@ -490,7 +513,7 @@ fn allowed_rescues(prefix: &Prefix, pair: &Pair<'_, '_>, fallback: &Fallback<'_,
 }
 
 /// Seconds from one moment to a later one; negative if it is an earlier one.
-fn seconds_until(end: Timestamp, start: Timestamp) -> f64 {
+pub(super) fn seconds_until(end: Timestamp, start: Timestamp) -> f64 {
     if end >= start { end.since(start).as_secs_f64() } else { -start.since(end).as_secs_f64() }
 }
 
@@ -501,6 +524,7 @@ pub(super) fn rule(all: &mut [Considered]) {
             (one.grade, one.candidate.energy.as_f64() / f64::from(one.candidate.items.max(1)), 0.0)
         }
         Grade::OnTime => (one.grade, -one.accuracy, one.candidate.energy.as_f64()),
+        Grade::Crowding => (one.grade, one.candidate.latency.as_f64(), one.candidate.energy.as_f64()),
         Grade::Tight => (one.grade, one.candidate.miss.as_f64(), one.candidate.energy.as_f64()),
         Grade::Late | Grade::Unfit => {
             (one.grade, Nanos(one.start.after(one.candidate.latency).0).as_f64(), 0.0)
@@ -514,6 +538,7 @@ pub(super) fn rule(all: &mut [Considered]) {
         one.ruling = match one.grade {
             Grade::OnTarget => Ruling::Dearer,
             Grade::OnTime => Ruling::Inaccurate,
+            Grade::Crowding => Ruling::Crowding,
             Grade::Tight | Grade::Late | Grade::Unfit => Ruling::Slow,
         };
     }

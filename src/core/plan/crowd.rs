@@ -1,0 +1,97 @@
+//! The time that a run may take for the sake of those behind it.
+//!
+//! Of the time until the deadline of the k-th request behind it, a run takes the share that its work has in all the
+//! work up to there, so that those behind may run at the same speed as it does: the speed is the highest of
+//! `sum w_j / (d_k - now)`, which is optimal for what is known when energy is convex in speed (Yao, Demers and
+//! Shenker, FOCS'95). Work is counted by the latency at the highest clock, of the fastest variant on target.
+
+use super::View;
+use super::place::Place;
+use super::search::seconds_until;
+use crate::core::queue::Waiting;
+use crate::time::Timestamp;
+use crate::units::Nanos;
+use smallvec::SmallVec;
+
+/// Deadlines kept: the ones that ask for the most speed.
+const MOST: usize = 6;
+
+/// Requests to come that are reckoned with.
+const FORESEEN: u32 = 8;
+
+/// Seconds that a run of the head may take so that those to come, as often as so far and each like it, may take as
+/// long: of `n` of them the last is due `n` gaps after the last arrival, and its own time later.
+pub(super) fn foreseen_s(view: &View<'_>, place: &Place<'_>, head: &Waiting) -> f64 {
+    let Some((last, gap)) = view.rhythm else { return f64::INFINITY };
+    let due = last.after(head.deadline.since(head.arrival));
+    let first_s = seconds_until(due, place.free_at);
+    // Those that wait already take their part.
+    let waiting = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
+    let waiting = f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)) + 1.0;
+    (first_s + gap.as_secs_f64() * f64::from(FORESEEN)) / (waiting + f64::from(FORESEEN))
+}
+
+/// The work behind a batch on one unit.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Crowd(SmallVec<[(f64, f64); MOST]>);
+
+impl Crowd {
+    /// What waits behind `batch` for a unit: what others cannot serve in time.
+    pub(super) fn behind(view: &View<'_>, place: &Place<'_>, batch: &[&Waiting]) -> Self {
+        let mut crowd = Self::default();
+        let mut free_at: SmallVec<[Timestamp; 8]> = view.free_at.iter().copied().collect();
+        let mut joined = batch.iter().skip(1).peekable();
+        let mut work_s = 0.0;
+        for waiting in view.behind {
+            if joined.next_if(|member| member.request.id == waiting.request.id).is_some()
+                || goes_elsewhere(view, place, waiting, &mut free_at)
+            {
+                continue;
+            }
+            let own = waiting.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
+            let time_s = seconds_until(waiting.deadline, place.free_at);
+            if own < Nanos::MAX && time_s > 0.0 {
+                work_s += own.as_secs_f64();
+                crowd.add(time_s, work_s);
+            }
+        }
+        crowd
+    }
+
+    fn add(&mut self, time_s: f64, work_s: f64) {
+        let known = |&(time, work): &(f64, f64)| time <= time_s && work * time_s >= work_s * time;
+        if self.0.iter().any(known) {
+            return;
+        }
+        if self.0.len() == MOST {
+            self.0.pop();
+        }
+        self.0.push((time_s, work_s));
+    }
+
+    /// Seconds that a run may take which takes `work_s` at the highest clock.
+    pub(super) fn share_s(&self, work_s: f64) -> f64 {
+        let shares = self.0.iter().map(|&(time_s, behind_s)| time_s * work_s / (work_s + behind_s));
+        shares.fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Whether another processor serves a request in time; it is then busy until that is done.
+fn goes_elsewhere(view: &View<'_>, place: &Place<'_>, waiting: &Waiting, free_at: &mut [Timestamp]) -> bool {
+    let units = &view.catalog.board.units;
+    let group = units[place.unit.index()].group;
+    let others = (0..units.len()).filter(|&unit| units[unit].group != group);
+    let finishes = others.filter_map(|unit| {
+        let latency = waiting.usual.get(unit).copied().filter(|latency| *latency < Nanos::MAX)?;
+        Some((free_at.get(unit)?.after(latency), units[unit].group))
+    });
+    let Some((finish, taken)) = finishes.min().filter(|(finish, _)| *finish <= waiting.deadline) else {
+        return false;
+    };
+    for (unit, free) in free_at.iter_mut().enumerate() {
+        if units[unit].group == taken {
+            *free = finish;
+        }
+    }
+    true
+}
