@@ -34,7 +34,7 @@ const METER_DEVIATION: f64 = 0.02;
 const RAIL_DEVIATION: f64 = 0.01;
 const FLOOR_W: f64 = 0.05;
 /// Deviation of an operating point from the form, at first and at least.
-const POINT_DEVIATION: (f64, f64) = (0.1, 0.01);
+const POINT_DEVIATION: (f64, f64) = (0.3, 0.01);
 const POINT_RANGE: (f64, f64) = (-0.8, 4.0);
 /// Deviation of a variant's power beside others', when nothing was measured, when something was, and at least.
 const SCALE_DEVIATION: (f64, f64, f64) = (0.3, 0.05, 0.005);
@@ -42,7 +42,7 @@ const SCALE_RANGE: (f64, f64) = (0.02, 50.0);
 /// Process noise of the idle power per sweep, W^2: a gain of about a twentieth.
 const IDLE_NOISE: f64 = 1.5e-5;
 /// Deviation of the idle power's change per ten kelvin, W.
-const IDLE_SLOPE: f64 = 0.2;
+const IDLE_SLOPE: f64 = 0.1;
 /// Bounds of the idle power relative to the board file's.
 const IDLE_RANGE: (f64, f64) = (0.2, 5.0);
 /// Busy power below this share of the board's cannot be told from its noise.
@@ -51,7 +51,7 @@ const SIGNAL: f64 = 0.1;
 const STEADY: f64 = 0.9;
 /// How far sensors may lead away from the board file's power of a unit: one that shows nothing at all must not
 /// make work free.
-const UNIT_RANGE: (f64, f64) = (0.2, 10.0);
+const UNIT_RANGE: (f64, f64) = (0.1, 10.0);
 /// No reading is worth more than this, W.
 const WATTS_MAX: f64 = 1e5;
 /// No board is colder or hotter than this.
@@ -121,6 +121,8 @@ pub(super) struct Power {
     idle_covariance: [f64; 3],
     file_idle_w: f64,
     warmth: f64,
+    /// Whether the temperature at which the board file's figures are taken to hold is known.
+    anchored: bool,
     closed_at: Timestamp,
     span_s: f64,
     confirmed_at: Option<Timestamp>,
@@ -244,6 +246,7 @@ impl Power {
             idle_covariance: [(0.05 * idle_w).powi(2), 0.0, IDLE_SLOPE * IDLE_SLOPE],
             file_idle_w: idle_w,
             warmth: 0.0,
+            anchored: false,
             closed_at: Timestamp::ZERO,
             span_s: 0.0,
             confirmed_at: None,
@@ -335,9 +338,27 @@ impl Power {
         }
         if let Some(celsius) = celsius.filter(|c| (CELSIUS_RANGE.0..=CELSIUS_RANGE.1).contains(c)) {
             self.warmth = (celsius - REFERENCE_C) / KELVIN;
+            if !std::mem::replace(&mut self.anchored, true) {
+                self.anchor();
+            }
             self.units.iter_mut().for_each(|unit| unit.tabulate(self.warmth));
         }
         if self.span_s > 0.0 { (joules / self.span_s).max(0.0) } else { 0.0 }
+    }
+
+    /// The board file's figures hold at the first temperature that was seen, whatever the slopes turn out to be: a
+    /// constant that holds at 50 degrees is doubted together with the slope that leads there.
+    fn anchor(&mut self) {
+        let warmth = self.warmth;
+        self.idle_covariance[0] += warmth * warmth * self.idle_covariance[2];
+        self.idle_covariance[1] = -warmth * self.idle_covariance[2];
+        for unit in &mut self.units {
+            let slope = unit.covariance[3][3];
+            unit.covariance[0][0] += warmth * warmth * slope;
+            unit.covariance[0][3] = -warmth * slope;
+            unit.covariance[3][0] = -warmth * slope;
+            unit.doubt[0] += warmth * warmth * slope;
+        }
     }
 
     /// The board's rails show so much over the interval that was closed last.

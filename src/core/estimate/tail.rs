@@ -311,7 +311,8 @@ impl Gaussian {
     fn mean_excess(&self, ratio: f64) -> f64 {
         let z = (ratio - self.mean) / self.deviation;
         let density = (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt();
-        (self.deviation * density - (ratio - self.mean) * 0.5 * libm::erfc(z / std::f64::consts::SQRT_2)).max(0.0)
+        (self.deviation * density - (ratio - self.mean) * 0.5 * libm::erfc(z / std::f64::consts::SQRT_2))
+            .max(0.0)
     }
 }
 
