@@ -6,7 +6,7 @@ use crate::units::{Bytes, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
 
 /// Share of the device's bucket that readings below what was charged may be worth against later ones.
-const CREDIT: f64 = 0.25;
+const CREDIT: f64 = 0.05;
 
 /// Which decision rule chooses the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -391,13 +391,13 @@ mod tests {
         charge(&mut ledger);
         ledger.true_up(1.5e6, now);
         assert!((ledger.device_fill() - 0.25).abs() < 1e-9, "{}", ledger.device_fill());
-        // A sensor that shows nothing gives nothing back, and 0.5 J of credit at most.
+        // A sensor that shows nothing gives nothing back, and 0.1 J of credit at most.
         for _ in 0..3 {
             charge(&mut ledger);
             ledger.true_up(0.0, now);
         }
         let before = ledger.device.level_uj;
-        ledger.true_up(0.6e6, now);
+        ledger.true_up(0.2e6, now);
         assert!((before - ledger.device.level_uj - 0.1e6).abs() < 1.0, "{before} {}", ledger.device.level_uj);
     }
 
