@@ -28,6 +28,7 @@ pub use meter::Meter;
 use power::{Power, Scale};
 pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
 use slowdown::{Filter, LN_MAX, Point};
+use std::cell::Cell;
 use tail::Tail;
 
 /// Variance of the logarithm of a run's latency, before residuals tell, as in ALERT; and its bounds.
@@ -73,6 +74,10 @@ struct Pair {
     scale: Scale,
     /// Where it stands on its roofline, by operating point.
     points: Box<[Point]>,
+    /// Slowdowns by operating point, as of a version of the unit's filter: the planner asks often, and what it asks
+    /// for changes once a run.
+    slowdowns: Box<[Cell<f64>]>,
+    slowdowns_of: Cell<u64>,
 }
 
 impl Pair {
@@ -93,6 +98,8 @@ impl Pair {
                 Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
             }),
             points: clocks.iter().map(point).collect(),
+            slowdowns: vec![Cell::new(1.0); clocks.len()].into(),
+            slowdowns_of: Cell::new(0),
         }
     }
 }
@@ -114,6 +121,8 @@ pub struct Estimates {
     tuning: Tuning,
     clocks: Vec<Box<[Kilohertz]>>,
     filters: Vec<Filter>,
+    /// Counts the changes of each filter and of what rests on it, from 1.
+    versions: Vec<u64>,
     tails: Vec<Tail>,
     pairs: Vec<Vec<Pair>>,
     power: Power,
@@ -147,6 +156,7 @@ impl Estimates {
         Self {
             tuning,
             filters: vec![Filter::default(); units],
+            versions: vec![1; units],
             tails: vec![Tail::new(tuning.gaussian_tail); units],
             pairs: pairs.collect(),
             power: Power::new(board, &clocks),
@@ -188,9 +198,14 @@ impl Estimates {
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn slowdown_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
-        let pair = self.pair(variant, unit);
-        let (ln, _) = self.filters[self.filter(unit)].ln_factor(pair.points[point]);
-        (ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp()
+        let (pair, filter) = (self.pair(variant, unit), self.filter(unit));
+        if pair.slowdowns_of.replace(self.versions[filter]) != self.versions[filter] {
+            for (slowdown, &point) in pair.slowdowns.iter().zip(&pair.points) {
+                let (ln, _) = self.filters[filter].ln_factor(point);
+                slowdown.set((ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp());
+            }
+        }
+        pair.slowdowns[point].get()
     }
 
     /// Factor over the expected latency that 99 % of the runs on this unit stay below.
@@ -275,6 +290,7 @@ impl Estimates {
                 pair.variance = pair.variance.max(off * off);
             }
         }
+        self.versions[filter] += 1;
         let update = self.filters[filter].observe(at, observed, pair.variance, noise);
         pair.ln_bias = (pair.ln_bias + update.bias).clamp(-LN_MAX, LN_MAX);
         pair.variance = (pair.variance * (1.0 - update.bias_gain)).max(BIAS_VARIANCE_MIN);
