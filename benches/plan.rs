@@ -6,6 +6,7 @@
 use wattd::core::Core;
 use wattd::core::catalog::*;
 use wattd::core::energy::*;
+use wattd::core::estimate::Estimates;
 use wattd::core::event::*;
 use wattd::time::{Clock, MonotonicClock, Timestamp};
 use wattd::units::*;
@@ -51,6 +52,45 @@ fn decision_with_one_request(bencher: divan::Bencher<'_, '_>) {
         core.handle(Timestamp(1_000_000 + id), Event::Submit(request(id, 0)));
         finish(&mut core, Timestamp(1_000_500 + id))
     });
+}
+
+/// A run's latency and energy, learned.
+#[divan::bench]
+fn estimators_observe_a_run(bencher: divan::Bencher<'_, '_>) {
+    let (mut estimates, mut round) = (learned(), 0);
+    bencher.bench_local(|| {
+        round += 1;
+        observe(&mut estimates, round);
+    });
+}
+
+/// What the planner asks of one configuration.
+#[divan::bench]
+fn estimators_price_a_configuration(bencher: divan::Bencher<'_, '_>) {
+    let (estimates, mut point) = (learned(), 0);
+    bencher.bench_local(|| {
+        point = (point + 1) % 4;
+        let (variant, unit) = (VariantId(0), UnitId(0));
+        let slowdown = estimates.slowdown_at_point(variant, unit, point);
+        (
+            slowdown * estimates.busy_watts_at_point(variant, unit, point),
+            estimates.survival(variant, unit, 1.1),
+        )
+    });
+}
+
+fn learned() -> Estimates {
+    let mut estimates = Estimates::new(idle_core().catalog());
+    (0..1000).for_each(|round| observe(&mut estimates, round));
+    estimates
+}
+
+fn observe(estimates: &mut Estimates, round: u64) {
+    let (variant, unit, clock) = (VariantId(0), UnitId(0), Kilohertz(1_000_000));
+    // Between 9.5 and 10.5 ms, and one of 97 half as long again.
+    let actual = Nanos(9_500_000 + round * 7_919 % 1_000_000 + if round % 97 == 0 { 5_000_000 } else { 0 });
+    estimates.observe_latency(variant, unit, clock, Nanos::from_millis(10), actual);
+    estimates.observe_energy(variant, unit, clock, actual, actual.as_secs_f64() * 2.0);
 }
 
 /// Ends the batch that runs, if one does: the core settles, learns, and decides on the next.

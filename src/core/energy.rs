@@ -5,6 +5,9 @@ use crate::time::Timestamp;
 use crate::units::{Bytes, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
 
+/// Share of the device's bucket that readings below what was charged may be worth against later ones.
+const CREDIT: f64 = 0.05;
+
 /// Which decision rule chooses the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -218,6 +221,10 @@ pub struct Ledger {
     /// Energy attributed to requests since the start.
     pub request_energy: Microjoules,
     reserved: Microjoules,
+    /// Energy settled since the last reading of the board's power, microjoules.
+    settled_uj: f64,
+    /// What the board took beyond that, over all readings; below zero where it took less.
+    unbilled_uj: f64,
 }
 
 impl Ledger {
@@ -232,6 +239,8 @@ impl Ledger {
             board_energy: Microjoules::ZERO,
             request_energy: Microjoules::ZERO,
             reserved: Microjoules::ZERO,
+            settled_uj: 0.0,
+            unbilled_uj: 0.0,
         }
     }
 
@@ -276,11 +285,25 @@ impl Ledger {
     /// Replaces a reservation by what was spent.
     pub fn settle(&mut self, class: ClassId, reserved: Microjoules, spent: Microjoules, now: Timestamp) {
         self.device.settle(reserved, spent, now);
+        self.settled_uj += spent.as_f64();
         if let Some(bucket) = self.classes.get_mut(usize::from(class.0)) {
             bucket.settle(reserved, spent, now);
         }
         self.reserved = self.reserved.saturating_sub(reserved);
         self.request_energy = self.request_energy.saturating_add(spent);
+    }
+
+    /// The board was measured to take so much above its idle power since the last time. What no request was
+    /// charged with, such as clocks that are held for the next one, is drawn from the device's bucket: a cap
+    /// holds for the board, not for what is attributed. Less than was charged gives little credit, and only
+    /// against later readings: a sensor that shows nothing must not make work free.
+    pub fn true_up(&mut self, above_idle_uj: f64, now: Timestamp) {
+        let beyond = above_idle_uj - std::mem::take(&mut self.settled_uj);
+        self.unbilled_uj = (self.unbilled_uj + beyond).max(-self.device.capacity_uj * CREDIT);
+        if self.unbilled_uj > 0.0 {
+            let unbilled = Microjoules::from_f64(std::mem::take(&mut self.unbilled_uj));
+            self.device.settle(Microjoules::ZERO, unbilled, now);
+        }
     }
 
     /// Energy reserved for running batches.
@@ -345,6 +368,44 @@ mod tests {
         assert_eq!(allowance.power(Microjoules(900_000_000), half), Some(Microwatts(1_500_000)));
         assert_eq!(allowance.power(Microjoules(3_600_000_000), half), Some(Microwatts::ZERO), "spent");
         assert_eq!(allowance.power(Microjoules::ZERO, Nanos::from_secs(3600)), None, "over");
+    }
+
+    #[test]
+    fn what_the_board_takes_beyond_what_was_charged_is_drawn() {
+        let budgets = crate::core::energy::Budgets {
+            power_cap: None,
+            power_window: S,
+            objective: Objective::LeastEnergy,
+            energy: None,
+            battery: None,
+            max_temperature: None,
+            temperature_margin: MilliCelsius(3000),
+            memory_cap: Bytes(1),
+            queue_limit: 1,
+            app_limit: 1,
+            unload_after: None,
+            stale_after: S,
+            classes: vec![],
+        };
+        let now = Timestamp::ZERO;
+        let mut ledger = Ledger::new(&budgets, now);
+        // A bucket of 2 J. A request was charged 0.5 J, the board took 1.5 J: 0.5 J are left.
+        ledger.cap_device(Some(Microwatts(2_000_000)), S, now);
+        let charge = |ledger: &mut Ledger| {
+            ledger.reserve(ClassId(0), Microjoules(500_000), now);
+            ledger.settle(ClassId(0), Microjoules(500_000), Microjoules(500_000), now);
+        };
+        charge(&mut ledger);
+        ledger.true_up(1.5e6, now);
+        assert!((ledger.device_fill() - 0.25).abs() < 1e-9, "{}", ledger.device_fill());
+        // A sensor that shows nothing gives nothing back, and 0.1 J of credit at most.
+        for _ in 0..3 {
+            charge(&mut ledger);
+            ledger.true_up(0.0, now);
+        }
+        let before = ledger.device.level_uj;
+        ledger.true_up(0.2e6, now);
+        assert!((before - ledger.device.level_uj - 0.1e6).abs() < 1.0, "{before} {}", ledger.device.level_uj);
     }
 
     proptest! {

@@ -457,6 +457,10 @@ impl Core {
         let busy = self.estimates.close_interval(now, hottest.map(MilliCelsius::as_celsius));
         let modelled = self.estimates.idle_power().saturating_add(busy);
         let measured = self.snapshot.board_power(now, Nanos::ZERO).filter(|_| fresh_rails);
+        if let Some(measured) = measured {
+            let above_idle = measured.saturating_sub(self.estimates.idle_power()).as_f64();
+            self.ledger.true_up(above_idle * span.as_secs_f64(), now);
+        }
         // What a probe draws is nobody's here.
         if let (Some(measured), None) = (measured, self.probing) {
             self.estimates.observe_power(measured, busy, now);

@@ -29,6 +29,7 @@ pub use meter::Meter;
 use power::{Power, Scale};
 pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
 use slowdown::{Filter, LN_MAX, Point};
+use std::cell::Cell;
 use tail::Tail;
 
 /// Variance of the logarithm of a run's latency, before residuals tell, as in ALERT; and its bounds.
@@ -65,6 +66,10 @@ struct Pair {
     scale: Scale,
     /// Where it stands on its roofline, by operating point.
     points: Box<[Point]>,
+    /// Slowdowns by operating point, as of a version of the unit's filter: the planner asks often, and what it asks
+    /// for changes once a run.
+    slowdowns: Box<[Cell<f64>]>,
+    slowdowns_of: Cell<u64>,
 }
 
 impl Pair {
@@ -85,6 +90,8 @@ impl Pair {
                 Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
             }),
             points: clocks.iter().map(point).collect(),
+            slowdowns: vec![Cell::new(1.0); clocks.len()].into(),
+            slowdowns_of: Cell::new(0),
         }
     }
 }
@@ -106,6 +113,8 @@ pub struct Estimates {
     tuning: Tuning,
     clocks: Vec<Box<[Kilohertz]>>,
     filters: Vec<Filter>,
+    /// Counts the changes of each filter and of what rests on it, from 1.
+    versions: Vec<u64>,
     tails: Vec<Tail>,
     pairs: Vec<Vec<Pair>>,
     power: Power,
@@ -139,6 +148,7 @@ impl Estimates {
         Self {
             tuning,
             filters: vec![Filter::default(); units],
+            versions: vec![1; units],
             tails: vec![Tail::new(tuning.gaussian_tail); units],
             pairs: pairs.collect(),
             power: Power::new(board, &clocks),
@@ -180,9 +190,14 @@ impl Estimates {
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn slowdown_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
-        let pair = self.pair(variant, unit);
-        let (ln, _) = self.filters[self.filter(unit)].ln_factor(pair.points[point]);
-        (ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp()
+        let (pair, filter) = (self.pair(variant, unit), self.filter(unit));
+        if pair.slowdowns_of.replace(self.versions[filter]) != self.versions[filter] {
+            for (slowdown, &point) in pair.slowdowns.iter().zip(&pair.points) {
+                let (ln, _) = self.filters[filter].ln_factor(point);
+                slowdown.set((ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp());
+            }
+        }
+        pair.slowdowns[point].get()
     }
 
     /// Factor over the expected latency that 99 % of the runs on this unit stay below.
@@ -267,6 +282,7 @@ impl Estimates {
                 pair.variance = pair.variance.max(off * off);
             }
         }
+        self.versions[filter] += 1;
         let update = self.filters[filter].observe(at, observed, pair.variance, noise);
         pair.ln_bias = (pair.ln_bias + update.bias).clamp(-LN_MAX, LN_MAX);
         pair.variance = (pair.variance * (1.0 - update.bias_gain)).max(BIAS_VARIANCE_MIN);
@@ -282,8 +298,9 @@ impl Estimates {
         }
     }
 
-    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run: it counts as one
-    /// that took as long as those do on average that take so long, unless nothing was out of the ordinary by then.
+    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run. It counts in the tail
+    /// as one that took as long as those do on average that take so long, unless nothing was out of the ordinary by
+    /// then. How slow the unit is it does not say.
     pub fn observe_longer(
         &mut self,
         variant: VariantId,
@@ -295,9 +312,9 @@ impl Estimates {
         let expected = profiled.as_f64() * self.slowdown_at(variant, unit, clock);
         if expected > 0.0 && elapsed.as_f64() >= 0.9 * expected {
             let ratio = elapsed.as_f64() / expected;
-            let left = self.mean_excess(unit, ratio) / self.survival(variant, unit, ratio).max(f64::MIN_POSITIVE);
-            let ratio = ratio + left.clamp(0.0, LONGEST_EXCESS);
-            self.observe_latency(variant, unit, clock, profiled, Nanos::from_f64(expected * ratio));
+            let odds = self.survival(variant, unit, ratio).max(f64::MIN_POSITIVE);
+            let more = (self.mean_excess(unit, ratio) / odds).clamp(0.0, LONGEST_EXCESS);
+            self.tails[unit.index()].observe(ratio + more);
         }
     }
 

@@ -11,9 +11,9 @@
 //!   interval. Sensors average over less than a sweep, so that a unit which was busy for a part `d` of it shows
 //!   all or nothing: the variance of the observation grows with `d (1 - d)`.
 //!
-//! Unit and idle power are taken as independent: each gets the share of the surprise that its variance has in
-//! the whole. The idle power is `i + j T`, tracked so that it follows within seconds what else draws from the
-//! same supply.
+//! Units are taken as independent: each gets the share of the surprise that its variance has in the whole. The
+//! idle power is `i + j T`, learned from sweeps in which nothing ran, so that it follows within seconds what else
+//! draws from the same supply.
 
 use super::meter::Meter;
 use crate::core::catalog::{Board, PowerModel};
@@ -34,7 +34,7 @@ const METER_DEVIATION: f64 = 0.02;
 const RAIL_DEVIATION: f64 = 0.01;
 const FLOOR_W: f64 = 0.05;
 /// Deviation of an operating point from the form, at first and at least.
-const POINT_DEVIATION: (f64, f64) = (0.1, 0.01);
+const POINT_DEVIATION: (f64, f64) = (0.3, 0.01);
 const POINT_RANGE: (f64, f64) = (-0.8, 4.0);
 /// Deviation of a variant's power beside others', when nothing was measured, when something was, and at least.
 const SCALE_DEVIATION: (f64, f64, f64) = (0.3, 0.05, 0.005);
@@ -42,15 +42,20 @@ const SCALE_RANGE: (f64, f64) = (0.02, 50.0);
 /// Process noise of the idle power per sweep, W^2: a gain of about a twentieth.
 const IDLE_NOISE: f64 = 1.5e-5;
 /// Deviation of the idle power's change per ten kelvin, W.
-const IDLE_SLOPE: f64 = 0.2;
+const IDLE_SLOPE: f64 = 0.1;
 /// Bounds of the idle power relative to the board file's.
 const IDLE_RANGE: (f64, f64) = (0.2, 5.0);
 /// Busy power below this share of the board's cannot be told from its noise.
 const SIGNAL: f64 = 0.1;
 /// A unit at one operating point for this share of an interval shows what it draws there.
 const STEADY: f64 = 0.9;
+/// How far sensors may lead away from the board file's power of a unit: one that shows nothing at all must not
+/// make work free.
+const UNIT_RANGE: (f64, f64) = (0.1, 10.0);
 /// No reading is worth more than this, W.
 const WATTS_MAX: f64 = 1e5;
+/// No board is colder or hotter than this.
+const CELSIUS_RANGE: (f64, f64) = (-60.0, 200.0);
 
 /// A variant's power beside others' on the same unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,10 +79,10 @@ impl Scale {
 struct Exposure {
     /// Time busy, s.
     busy_s: f64,
+    /// Expected energy, J.
+    joules: f64,
     /// Time times scale and operating point's factor, per function of the basis.
     basis: [f64; 4],
-    /// Sum of time times scale.
-    scaled_s: f64,
     /// The operating point, if it was but one.
     point: Option<usize>,
     mixed: bool,
@@ -99,6 +104,8 @@ struct UnitPower {
     doubt: [f64; 4],
     /// Factor beyond the form, and its variance, by operating point.
     points: Box<[(f64, f64)]>,
+    /// Power by the board file, by operating point.
+    file_w: Box<[f64]>,
     /// Power at a scale of one and the present temperature, by operating point.
     watts: Box<[f64]>,
     active: Option<Active>,
@@ -114,6 +121,8 @@ pub(super) struct Power {
     idle_covariance: [f64; 3],
     file_idle_w: f64,
     warmth: f64,
+    /// Whether the temperature at which the board file's figures are taken to hold is known.
+    anchored: bool,
     closed_at: Timestamp,
     span_s: f64,
     confirmed_at: Option<Timestamp>,
@@ -142,6 +151,7 @@ impl UnitPower {
         let points = vec![(0.0, POINT_DEVIATION.0 * POINT_DEVIATION.0); clocks.len()].into();
         let mut unit = Self {
             watts: vec![0.0; clocks.len()].into(),
+            file_w: vec![0.0; clocks.len()].into(),
             clocks,
             coefficients,
             covariance,
@@ -152,13 +162,17 @@ impl UnitPower {
             closed: Exposure::default(),
         };
         unit.tabulate(0.0);
+        unit.file_w.clone_from(&unit.watts);
         unit
     }
 
     fn tabulate(&mut self, warmth: f64) {
-        for ((watts, &ghz), (factor, _)) in self.watts.iter_mut().zip(&self.clocks).zip(&self.points) {
-            let form: f64 = self.coefficients.iter().zip(basis(ghz, warmth)).map(|(a, b)| a * b).sum();
-            *watts = form.max(0.0) * (1.0 + factor);
+        for point in 0..self.watts.len() {
+            let functions = basis(self.clocks[point], warmth);
+            let form: f64 = self.coefficients.iter().zip(functions).map(|(a, b)| a * b).sum();
+            let (file, watts) = (self.file_w[point], form.max(0.0) * (1.0 + self.points[point].0));
+            self.watts[point] =
+                if file > 0.0 { watts.clamp(file * UNIT_RANGE.0, file * UNIT_RANGE.1) } else { watts };
         }
     }
 
@@ -173,7 +187,7 @@ impl UnitPower {
             *sum += weight * factor * function;
         }
         self.open.busy_s += seconds;
-        self.open.scaled_s += weight;
+        self.open.joules += weight * self.watts[active.point];
         self.open.mixed |= self.open.point.is_some_and(|point| point != active.point);
         self.open.point = Some(active.point);
     }
@@ -232,6 +246,7 @@ impl Power {
             idle_covariance: [(0.05 * idle_w).powi(2), 0.0, IDLE_SLOPE * IDLE_SLOPE],
             file_idle_w: idle_w,
             warmth: 0.0,
+            anchored: false,
             closed_at: Timestamp::ZERO,
             span_s: 0.0,
             confirmed_at: None,
@@ -319,13 +334,31 @@ impl Power {
         for unit in &mut self.units {
             unit.expose(now, self.warmth);
             unit.closed = std::mem::take(&mut unit.open);
-            joules += unit.coefficients.iter().zip(&unit.closed.basis).map(|(a, b)| a * b).sum::<f64>();
+            joules += unit.closed.joules;
         }
-        if let Some(celsius) = celsius.filter(|celsius| celsius.is_finite()) {
+        if let Some(celsius) = celsius.filter(|c| (CELSIUS_RANGE.0..=CELSIUS_RANGE.1).contains(c)) {
             self.warmth = (celsius - REFERENCE_C) / KELVIN;
+            if !std::mem::replace(&mut self.anchored, true) {
+                self.anchor();
+            }
             self.units.iter_mut().for_each(|unit| unit.tabulate(self.warmth));
         }
         if self.span_s > 0.0 { (joules / self.span_s).max(0.0) } else { 0.0 }
+    }
+
+    /// The board file's figures hold at the first temperature that was seen, whatever the slopes turn out to be: a
+    /// constant that holds at 50 degrees is doubted together with the slope that leads there.
+    fn anchor(&mut self) {
+        let warmth = self.warmth;
+        self.idle_covariance[0] += warmth * warmth * self.idle_covariance[2];
+        self.idle_covariance[1] = -warmth * self.idle_covariance[2];
+        for unit in &mut self.units {
+            let slope = unit.covariance[3][3];
+            unit.covariance[0][0] += warmth * warmth * slope;
+            unit.covariance[0][3] = -warmth * slope;
+            unit.covariance[3][0] = -warmth * slope;
+            unit.doubt[0] += warmth * warmth * slope;
+        }
     }
 
     /// The board's rails show so much over the interval that was closed last.
@@ -338,7 +371,7 @@ impl Power {
         let mut variance = FLOOR_W * FLOOR_W + (RAIL_DEVIATION * measured_w).powi(2);
         for unit in &self.units {
             let duty = (unit.closed.busy_s / self.span_s).clamp(0.0, 1.0);
-            let while_busy = unit.mean_w(self.span_s) / duty.max(1e-3);
+            let while_busy = unit.closed.joules / self.span_s / duty.max(1e-3);
             variance += while_busy * while_busy * duty * (1.0 - duty);
         }
         let idle_row = [1.0, self.warmth];
@@ -350,13 +383,9 @@ impl Power {
             variance += unit.variance(&unit.row(self.span_s)).1;
         }
         let surprise = measured_w - idle_w - busy_w;
-        self.idle[0] += idle_gains[0] / variance * surprise;
-        self.idle[1] += idle_gains[1] / variance * surprise;
-        self.idle[0] = self.idle[0].clamp(self.file_idle_w * IDLE_RANGE.0, self.file_idle_w * IDLE_RANGE.1);
-        self.idle[1] = self.idle[1].clamp(-2.0 * IDLE_SLOPE, 10.0 * IDLE_SLOPE);
-        self.idle_covariance[0] = (a - idle_gains[0] * idle_gains[0] / variance).max(1e-9);
-        self.idle_covariance[1] = b - idle_gains[0] * idle_gains[1] / variance;
-        self.idle_covariance[2] = (c - idle_gains[1] * idle_gains[1] / variance).max(1e-9);
+        if self.units.iter().all(|unit| unit.closed.busy_s <= 0.0) {
+            self.correct_idle(idle_gains, surprise, variance);
+        }
         let (span_s, warmth) = (self.span_s, self.warmth);
         for unit in self.units.iter_mut().filter(|unit| unit.closed.busy_s > 0.0) {
             let gains = unit.variance(&unit.row(span_s)).0;
@@ -364,7 +393,7 @@ impl Power {
             if let (false, Some(point)) = (unit.closed.mixed, unit.closed.point)
                 && unit.closed.busy_s > STEADY * span_s
             {
-                let form_w = unit.mean_w(span_s) / (1.0 + unit.points[point].0);
+                let form_w = unit.closed.joules / span_s / (1.0 + unit.points[point].0);
                 unit.correct_point(point, form_w, surprise, variance + form_w.powi(2) * unit.points[point].1);
             }
             unit.tabulate(warmth);
@@ -372,6 +401,16 @@ impl Power {
         if busy_w >= SIGNAL * idle_w {
             self.confirmed_at = Some(now);
         }
+    }
+
+    fn correct_idle(&mut self, gains: [f64; 2], surprise: f64, variance: f64) {
+        let (low, high) = (self.file_idle_w * IDLE_RANGE.0, self.file_idle_w * IDLE_RANGE.1);
+        self.idle[0] = (self.idle[0] + gains[0] / variance * surprise).clamp(low, high.max(low));
+        self.idle[1] =
+            (self.idle[1] + gains[1] / variance * surprise).clamp(-2.0 * IDLE_SLOPE, 10.0 * IDLE_SLOPE);
+        self.idle_covariance[0] = (self.idle_covariance[0] - gains[0] * gains[0] / variance).max(1e-9);
+        self.idle_covariance[1] -= gains[0] * gains[1] / variance;
+        self.idle_covariance[2] = (self.idle_covariance[2] - gains[1] * gains[1] / variance).max(1e-9);
     }
 
     /// A meter saw a run of `seconds` draw `joules` above idle.
@@ -422,11 +461,6 @@ impl UnitPower {
     /// The interval's mean of every function of the basis.
     fn row(&self, span_s: f64) -> [f64; 4] {
         self.closed.basis.map(|sum| sum / span_s)
-    }
-
-    /// Mean power above idle over the interval.
-    fn mean_w(&self, span_s: f64) -> f64 {
-        self.coefficients.iter().zip(self.row(span_s)).map(|(a, b)| a * b).sum()
     }
 }
 

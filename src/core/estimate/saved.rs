@@ -106,6 +106,7 @@ impl Estimates {
     /// Takes over what an earlier life learned. The slowdown may have passed meanwhile: it is doubted. What is
     /// out of its bounds is left out.
     pub fn restore(&mut self, learned: &Learned) {
+        self.versions.iter_mut().for_each(|version| *version += 1);
         let known = |(_, unit): &(usize, &LearnedUnit)| **unit != LearnedUnit::default();
         let units = learned.units.iter().enumerate().take(self.filters.len());
         for (unit, learned) in units.filter(known) {

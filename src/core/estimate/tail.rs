@@ -33,6 +33,8 @@ const SHAPE: (f64, f64) = (0.1, 0.5);
 const SCALE_MIN: f64 = 0.002;
 /// Ratios beyond these say no more than these.
 const RATIO: (f64, f64) = (1e-3, 1e3);
+/// Beyond this nothing is told apart.
+const FARTHEST: f64 = 1e9;
 /// The level that adapts: of so many runs, this share is late.
 const TARGET: f64 = 0.01;
 const LEVEL_GAIN: f64 = 0.3;
@@ -105,11 +107,6 @@ impl Tail {
         tail
     }
 
-    /// Residuals seen, at most as many as are kept.
-    pub(super) fn len(&self) -> usize {
-        self.ring.len()
-    }
-
     /// The residuals in the order of their coming.
     pub(super) fn residuals(&self) -> impl Iterator<Item = f64> + '_ {
         let (late, early) = self.ring.split_at(self.next.min(self.ring.len()));
@@ -153,6 +150,7 @@ impl Tail {
 
     /// P(R > ratio).
     pub(super) fn survival(&self, ratio: f64) -> f64 {
+        let ratio = ratio.min(FARTHEST);
         if let Some(gaussian) = self.gaussian {
             return gaussian.survival(ratio);
         }
@@ -183,10 +181,10 @@ impl Tail {
 
     /// E[max(R - ratio, 0)]; at zero it is the mean.
     pub(super) fn mean_excess(&self, ratio: f64) -> f64 {
+        let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, FARTHEST) };
         if let Some(gaussian) = self.gaussian {
             return gaussian.mean_excess(ratio);
         }
-        let ratio = if ratio.is_nan() { 0.0 } else { ratio.max(0.0) };
         let above = self.sorted.partition_point(|&residual| residual <= ratio);
         if above == self.sorted.len() {
             return self.survival(ratio) * (self.scale + self.shape * (ratio - self.sorted[above - 1]))
@@ -307,13 +305,14 @@ impl Gaussian {
             let middle = f64::midpoint(low, high);
             if self.survival(middle) > late { low = middle } else { high = middle }
         }
-        high
+        high.max(0.0)
     }
 
     fn mean_excess(&self, ratio: f64) -> f64 {
         let z = (ratio - self.mean) / self.deviation;
         let density = (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt();
-        (self.deviation * density - (ratio - self.mean) * self.survival(ratio)).max(0.0)
+        (self.deviation * density - (ratio - self.mean) * 0.5 * libm::erfc(z / std::f64::consts::SQRT_2))
+            .max(0.0)
     }
 }
 

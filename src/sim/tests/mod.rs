@@ -1,5 +1,6 @@
 //! The core on simulated boards: scenarios, and random worlds under the checkers.
 
+mod estimators;
 mod hedging;
 pub(super) mod random;
 mod rogue;

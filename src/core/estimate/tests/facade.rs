@@ -178,10 +178,7 @@ proptest! {
         let mut next = Estimates::tuned(&catalog, tuning);
         next.restore(&learned);
         check(&catalog, &next)?;
-        for unit in (0..units).map(UnitId::at) {
-            prop_assert!((next.power.unit_w(unit.index(), 0) - estimates.power.unit_w(unit.index(), 0)).abs() <= 1.0 + 0.5 * estimates.power.unit_w(unit.index(), 0));
-        }
-        prop_assert!(next.learned().units.iter().zip(&learned.units).all(|(a, b)| a.residuals == b.residuals));
+        prop_assert!(next.learned().units.iter().zip(&learned.units).all(|(a, b)| a.residuals == b.residuals && a.power == b.power));
     }
 }
 
@@ -232,6 +229,7 @@ fn crowded_memory_slows_fast_clocks_more() {
     assert!(estimates.slowdown_at(VariantId(1), unit, fast) < 1.1);
     // One slowdown for all says the same of every clock and variant.
     let mut one = Estimates::tuned(&catalog, Tuning { one_slowdown: true, ..Tuning::default() });
+    (0..40).for_each(|_| one.observe_latency(variant, unit, fast, MS, MS));
     for _ in 0..40 {
         one.observe_latency(variant, unit, fast, ms(10.0, 20.0), ms(10.0, 40.0));
     }

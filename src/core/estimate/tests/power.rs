@@ -70,12 +70,13 @@ fn rails_alone_correct_a_unit_that_is_busy_for_a_part_of_every_sweep() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(2);
     let mut now = Timestamp::ZERO;
     for _ in 0..3000 {
-        let (first, second) = (rng.random_bool(0.7), rng.random_bool(0.4));
-        // A sweep of 100 ms, busy for a random part, in proportion to the odds.
-        for (unit, share) in [(0, 0.7), (1, 0.4)] {
+        // A sweep of 100 ms: each unit is busy for a part of it, and its sensor shows all or nothing of that.
+        let shares = [rng.random_range(0.0..1.0), rng.random_range(0.0..1.0)];
+        for (unit, share) in shares.into_iter().enumerate() {
             power.begin(unit, point, 1.0, now);
             power.end(unit, now.after(Nanos::from_secs_f64(0.1 * share)));
         }
+        let (first, second) = (rng.random_bool(shares[0]), rng.random_bool(shares[1]));
         now = now.after(Nanos::from_millis(100));
         let busy = power.close(now, None);
         let shown = 2.0 + if first { of_first } else { 0.0 } + if second { of_second } else { 0.0 };

@@ -239,6 +239,7 @@ impl Causal {
                 energy_source: Provenance::Measured,
                 accuracy: self.machine.variants[run.variant.index()].accuracy,
                 missed: now > waiting.deadline,
+                rescued: false,
             };
             let (request, outcome) = (waiting.request.id, Outcome::Served(served));
             self.effects.push_back(Effect::Reply { request, outcome });

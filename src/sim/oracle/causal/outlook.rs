@@ -50,6 +50,10 @@ pub(super) struct Outlook {
 impl Outlook {
     pub(super) fn new(streams: &[Stream], budgets: &Budgets) -> Self {
         let series = streams.iter().filter_map(|stream| {
+            // Inside a spike the period is another.
+            if !stream.spikes.is_empty() {
+                return None;
+            }
             let (period, jitter, sure) = match stream.arrivals {
                 Arrivals::Periodic { period, jitter } => (period, jitter, true),
                 Arrivals::Poisson { per_s } => (Nanos::from_secs_f64(1.0 / per_s), Nanos::ZERO, false),
