@@ -307,14 +307,20 @@ impl Causal {
             let Some(run) = self.running.get_mut(&group).filter(|run| run.ends[1] > room) else { continue };
             let held = run.gears.rim.first().copied().filter(|fastest| *fastest != run.gear);
             let Some(fastest) = held else { continue };
+            // The slower gear may go on for `b` if `b + (left - b) ratio` still fits at worst; most runs end before.
             let ratio =
                 run.gears.rate(fastest).seconds(run.items) / run.gears.rate(run.gear).seconds(run.items);
-            run.ends = run.ends.map(|end| now.after(Nanos::from_f64(end.since(now).as_f64() * ratio)));
-            run.gear = fastest;
-            run.boost = None;
+            let (left, fits) = (run.ends[1].since(now).as_f64(), room.since(now).as_f64());
+            let spare = ((fits - left * ratio) / (1.0 - ratio)).max(0.0);
             let (unit, clocks) = (run.unit, run.gears.khz(fastest));
-            self.shift(now, unit, clocks);
+            let at = now.after(Nanos::from_f64(spare)).before(self.slowest_delay(unit)).max(now);
+            if let Some(run) =
+                self.running.get_mut(&group).filter(|run| run.boost.is_none_or(|known| at < known.0))
+            {
+                run.boost = Some((at, clocks));
+            }
         }
+        self.hedge(now);
     }
 
     fn dispatch(&mut self, now: Timestamp, choice: &Choice) {
