@@ -17,7 +17,7 @@ const BATCHES: [usize; 9] = [1, 2, 3, 4, 6, 8, 12, 16, 32];
 /// What becomes of a request.
 pub(super) enum Next {
     /// It runs now.
-    Run(Choice),
+    Run(Box<Choice>),
     /// It waits for a processor.
     Wait,
     /// It cannot be served in time.
@@ -64,7 +64,7 @@ impl Causal {
         }
         match (free, later) {
             (Some(free), Some(later)) if later.rank.beats(&free.rank, WORTH_WAITING) => Next::Wait,
-            (Some(free), _) if free.expected.own_miss < self.hopeless() => Next::Run(free),
+            (Some(free), _) if free.expected.own_miss < self.hopeless() => Next::Run(Box::new(free)),
             (None, _) if self.running.is_empty() => Next::Hopeless,
             (None | Some(_), Some(later)) if later.expected.own_miss < self.hopeless() => Next::Wait,
             (None | Some(_), Some(_)) | (Some(_), None) => Next::Hopeless,
@@ -77,7 +77,7 @@ impl Causal {
         if self.queue.len() > 1 { HOPELESS[1] } else { HOPELESS[0] }
     }
 
-    fn groups(&self) -> Vec<u8> {
+    pub(super) fn groups(&self) -> Vec<u8> {
         let mut groups: Vec<u8> = self.machine.catalog.board.units.iter().map(|unit| unit.group).collect();
         groups.sort_unstable();
         groups.dedup();

@@ -32,6 +32,12 @@ impl Causal {
         self.write_delay.saturating_add(self.levers[domain.index()].settle)
     }
 
+    /// The longest time that a change of a unit's clocks takes.
+    pub(super) fn slowest_delay(&self, unit: UnitId) -> Nanos {
+        let delays = self.domains(unit).into_iter().flatten().map(|domain| self.delay(domain));
+        delays.max().unwrap_or_default()
+    }
+
     fn ask(&mut self, now: Timestamp, domain: DomainId, clock: Kilohertz) {
         let delay = self.delay(domain);
         let lever = &mut self.levers[domain.index()];

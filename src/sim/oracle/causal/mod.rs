@@ -30,7 +30,7 @@ use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, Nanos, Ppm};
 use choose::Choice;
 use clocks::Lever;
-use gears::Gears;
+use gears::{Gear, Gears};
 use outlook::Outlook;
 use spread::Spread;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,6 +72,9 @@ struct Running {
     /// When it is to be given up, and for which variant.
     rescue: Option<(Timestamp, VariantId)>,
     aborted: bool,
+    /// Its gears, and the one asked for last.
+    gears: Arc<Gears>,
+    gear: Gear,
 }
 
 /// The causal oracle. See the module's documentation.
@@ -283,6 +286,44 @@ impl Causal {
         }
     }
 
+    /// Whether the head of the queue waits for a processor though another one could still serve it in time.
+    fn elsewhere(&mut self, now: Timestamp) -> bool {
+        let Some(head) = self.queue.first() else { return false };
+        let (model, items, floor) = (head.request.model, head.request.items, head.floor);
+        let left_s = head.deadline.since(now).as_secs_f64() / self.spread.quantile(MISS);
+        let free = self.groups().into_iter().filter(|group| !self.running.contains_key(group));
+        let free: Vec<u8> = free.collect();
+        free.into_iter().any(|group| self.fastest(group, model, items, floor) < left_s)
+    }
+
+    /// Speeds up the runs that what has come since would wait for too long.
+    fn hurry(&mut self, now: Timestamp) {
+        if self.queue.is_empty() || self.elsewhere(now) {
+            return;
+        }
+        let runs: Vec<(u8, f64)> =
+            self.running.iter().map(|(group, run)| (*group, run.ends[0].since(now).as_secs_f64())).collect();
+        for (group, left_s) in runs {
+            let room = self.room(now, group, left_s);
+            let Some(run) = self.running.get_mut(&group).filter(|run| run.ends[1] > room) else { continue };
+            let held = run.gears.rim.first().copied().filter(|fastest| *fastest != run.gear);
+            let Some(fastest) = held else { continue };
+            // The slower gear may go on for `b` if `b + (left - b) ratio` still fits at worst; most runs end before.
+            let ratio =
+                run.gears.rate(fastest).seconds(run.items) / run.gears.rate(run.gear).seconds(run.items);
+            let (left, fits) = (run.ends[1].since(now).as_f64(), room.since(now).as_f64());
+            let spare = ((fits - left * ratio) / (1.0 - ratio)).max(0.0);
+            let (unit, clocks) = (run.unit, run.gears.khz(fastest));
+            let at = now.after(Nanos::from_f64(spare)).before(self.slowest_delay(unit)).max(now);
+            if let Some(run) =
+                self.running.get_mut(&group).filter(|run| run.boost.is_none_or(|known| at < known.0))
+            {
+                run.boost = Some((at, clocks));
+            }
+        }
+        self.hedge(now);
+    }
+
     fn dispatch(&mut self, now: Timestamp, choice: &Choice) {
         let mut requests = Vec::with_capacity(choice.batch.len());
         for &index in choice.batch.iter().rev() {
@@ -317,6 +358,8 @@ impl Causal {
             boost,
             rescue,
             aborted: false,
+            gear: choice.program.first,
+            gears: Arc::clone(&gears),
         };
         self.shift(now, gears.unit, clocks);
         self.running.insert(self.group(gears.unit), run);
@@ -338,6 +381,7 @@ impl Causal {
                 }
             }
         }
+        self.hurry(now);
         let shifts = self.rest(now);
         self.flush();
         let hard = self.queue.iter().chain(self.running.values().flat_map(|run| &run.requests));

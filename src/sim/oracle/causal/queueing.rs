@@ -13,7 +13,7 @@ use super::program::Limits;
 use super::{Causal, MISS, Waiting};
 use crate::core::catalog::ModelId;
 use crate::time::Timestamp;
-use crate::units::Ppm;
+use crate::units::{Nanos, Ppm};
 use std::sync::Arc;
 
 /// A request behind the one that is planned.
@@ -33,13 +33,7 @@ impl Causal {
     pub(super) fn limits(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Limits {
         let own = batch.iter().map(|index| self.queue[*index].deadline).min().unwrap_or(now);
         let followers = self.followers(now, group, batch, own_s);
-        let mut latest = Timestamp::MAX;
-        for follower in followers.iter().rev().filter(|follower| follower.sure) {
-            let end = follower.deadline.min(latest);
-            let begin = end.before(crate::units::Nanos::from_secs_f64(follower.worst_s));
-            latest = begin.max(follower.from);
-        }
-        let latest_s = own.min(latest).since(now).as_secs_f64();
+        let latest_s = own.min(room(&followers)).since(now).as_secs_f64();
         let (mut work_s, mut mean_s) = (own_s, f64::INFINITY);
         for follower in &followers {
             work_s += follower.usual_s;
@@ -48,6 +42,11 @@ impl Causal {
         // What even the fastest gear could not save is nobody's fault.
         let lost = self.spread.above(own.since(now).as_secs_f64() / own_s);
         Limits { latest_s, own_s: own.since(now).as_secs_f64(), mean_s, miss: MISS + lost }
+    }
+
+    /// When a run on a processor that will take some seconds more must have made room for what waits.
+    pub(super) fn room(&mut self, now: Timestamp, group: u8, left_s: f64) -> Timestamp {
+        room(&self.followers(now, group, &[], left_s))
     }
 
     fn followers(&mut self, now: Timestamp, group: u8, batch: &[usize], own_s: f64) -> Vec<Follower> {
@@ -67,11 +66,20 @@ impl Causal {
             let before_s = if from > now { 0.0 } else { own_s };
             let worst_s = (usual_s * worst).min(deadline.since(from).as_secs_f64() - before_s);
             if worst_s >= usual_s {
-                followers.push(Follower { from, deadline, usual_s, worst_s, sure });
+                // What only may come is spread over all processors that could take it.
+                let spread_over = if sure { 1.0 } else { self.able_processors(model, items, floor, worst_s) };
+                followers.push(Follower { from, deadline, usual_s: usual_s / spread_over, worst_s, sure });
             }
         }
         followers.sort_by_key(|follower| follower.deadline);
         followers
+    }
+
+    /// On how many processors a run takes at most so many seconds; at least 1.
+    fn able_processors(&mut self, model: ModelId, items: u32, floor: Ppm, within_s: f64) -> f64 {
+        let groups = self.groups();
+        let able = groups.into_iter().filter(|group| self.fastest(*group, model, items, floor) <= within_s);
+        f64::from(u32::try_from(able.count().max(1)).unwrap_or(u32::MAX))
     }
 
     /// Seconds of a run on a processor in the fastest gear, infinite if none may run there.
@@ -104,4 +112,15 @@ impl Causal {
         }
         able
     }
+}
+
+/// When a processor must be free for followers.
+fn room(followers: &[Follower]) -> Timestamp {
+    let mut latest = Timestamp::MAX;
+    for follower in followers.iter().rev().filter(|follower| follower.sure) {
+        let end = follower.deadline.min(latest);
+        let begin = end.before(Nanos::from_secs_f64(follower.worst_s));
+        latest = begin.max(follower.from);
+    }
+    latest
 }

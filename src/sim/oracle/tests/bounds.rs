@@ -27,6 +27,10 @@ fn no_run_of_any_scheduler_beats_the_bound() {
                 instance.asks.len()
             );
             assert!(gap >= 0.0, "seed {seed}, {name}: {} J is below {bound:?}", run.joules);
+            let as_accurate = Demand { mean_accuracy: Some(run.accuracy - 1e-9), ..demand };
+            let above = certified_bound_of(&instance, as_accurate);
+            assert!(above.joules <= run.joules, "seed {seed}, {name}: {} J is below {above:?}", run.joules);
+            assert!(above.joules >= bound.joules * (1.0 - 1e-6), "seed {seed}, {name}: {above:?}, {bound:?}");
             assert!(!bound.overloaded && bound.unservable == 0, "seed {seed}, {name}: {bound:?}");
             assert_eq!(run.violations, Vec::<String>::new(), "seed {seed}, {name}");
         }

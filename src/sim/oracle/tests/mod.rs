@@ -120,18 +120,21 @@ impl Case {
         world.finish();
         let asks = self.instance().asks;
         let mut served = vec![false; asks.len()];
-        let mut accuracy = 0.0;
+        let (mut accuracy, mut counted) = (0.0, 0.0);
         for row in world.rows() {
             let index = usize::try_from(row.request.0).unwrap() - 1;
             if let Outcome::Served(how) = row.outcome {
-                accuracy += how.accuracy.as_fraction();
                 served[index] = row.answered <= asks[index].deadline;
+                if served[index] && asks[index].counts {
+                    accuracy += self.machine.variants[how.variant.index()].accuracy.as_fraction();
+                    counted += 1.0;
+                }
             }
         }
         let count = served.iter().filter(|served| **served).count();
         Judged {
             joules: world.plant().stats().input_j,
-            accuracy: accuracy / world.summary().served.max(1) as f64,
+            accuracy: accuracy / f64::max(counted, 1.0),
             late: asks.iter().zip(&served).filter(|(ask, served)| ask.counts && !**served).count(),
             served,
             count,
@@ -144,6 +147,7 @@ impl Case {
 #[derive(Debug, Clone)]
 pub(super) struct Judged {
     pub(super) joules: f64,
+    /// Mean of what was answered in time and counts.
     pub(super) accuracy: f64,
     pub(super) late: usize,
     pub(super) count: usize,
