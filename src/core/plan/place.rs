@@ -117,6 +117,11 @@ impl<'a, 'p> Pair<'a, 'p> {
         self.cost.seconds(opp, self.items) * self.slowdown
     }
 
+    /// Expected seconds of so many items at the highest operating point.
+    pub(super) fn fastest_s(&self, items: u32) -> f64 {
+        self.cost.seconds(self.place.top(), items) * self.slowdown
+    }
+
     pub(super) fn watts(&self, opp: usize) -> f64 {
         self.cost.busy_w[opp] * self.watts
     }

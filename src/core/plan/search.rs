@@ -194,7 +194,8 @@ impl<'v, 'l> Search<'v, 'l> {
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
         let fallback = armed.map(|(fallback, _)| fallback);
         // What is to come may ask for a higher clock, not for more than there is.
-        let foreseen_s = foreseen_s(view, place, self.head).max(pair.seconds(place.top()) * need);
+        let foreseen_s =
+            foreseen_s(view, pair, self.head, prefix.count).max(pair.seconds(place.top()) * need);
         let time_s =
             time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
         let mean = view.estimates.mean_excess(place.unit, 0.0);
@@ -322,10 +323,22 @@ impl<'v, 'l> Search<'v, 'l> {
         paid > free_at
     }
 
+    /// Seconds per item that a unit, or a budget that must bring in the energy, is taken up: where not all can be on
+    /// time, what matters is to get through the queue. What a budget holds already is no gain: who comes next lacks it.
+    fn progress(&self, start: Timestamp, candidate: &Candidate) -> f64 {
+        let refill = self.view.ledger.refill_time(self.head.request.class, candidate.energy);
+        let busy = start.after(candidate.latency).since(self.view.now);
+        busy.max(refill).as_secs_f64() / f64::from(candidate.items.max(1))
+    }
+
     fn note(&mut self, prefix: &Prefix, priced: &Priced, start: Timestamp, grade: Grade, ruling: Ruling) {
+        if self.log.is_none() {
+            return;
+        }
         let (candidate, accuracy, requests) = (priced.candidate, priced.accuracy, prefix.count);
+        let progress = self.progress(start, &candidate);
         if let Some(log) = &mut self.log {
-            log.push(Considered { requests, candidate, start, accuracy, grade, ruling });
+            log.push(Considered { requests, candidate, start, accuracy, progress, grade, ruling });
         }
     }
 
@@ -402,16 +415,15 @@ impl<'v, 'l> Search<'v, 'l> {
             let grade = if finish > prefix.deadline && prefix.hard { Grade::Unfit } else { Grade::OnTarget };
             return Rank { grade, keys: [-candidate.accuracy.as_f64(), lateness] };
         }
+        let progress = self.progress(start, candidate);
         let target = prefix.target.as_fraction();
         let slack = if candidate.rescue.is_some() { ACCURACY_SLACK } else { 0.0 };
         let accurate = candidate.accuracy >= prefix.target && priced.accuracy >= target - slack;
         let risk = self.view.risks.get(candidate.unit.index()).copied().unwrap_or_default();
         // Rounding must not rule out what was made to hold just so.
         if priced.miss <= risk.miss * 1.01 {
-            let latency_s = candidate.latency.as_secs_f64();
-            if latency_s > share_s * CROWDING {
-                let per_item = latency_s / f64::from(candidate.items.max(1));
-                return Rank { grade: Grade::Crowding, keys: [per_item, priced.per_item] };
+            if candidate.latency.as_secs_f64() > share_s * CROWDING {
+                return Rank { grade: Grade::Crowding, keys: [progress, priced.per_item] };
             }
             self.tally.feasible += 1;
             if accurate && priced.rescued <= MOST_RESCUED * 1.01 {
@@ -425,9 +437,6 @@ impl<'v, 'l> Search<'v, 'l> {
         if finish <= prefix.deadline {
             return Rank { grade: Grade::Tight, keys: [priced.miss, priced.per_item] };
         }
-        // Late anyway: what matters now is to get through the queue.
-        let share = Nanos(candidate.latency.0 / u64::from(candidate.items.max(1)));
-        let progress = Nanos(start.after(share).0).as_f64();
         let guess = self.view.estimates.is_guess(self.view.catalog, candidate.variant, candidate.unit);
         let grade = if prefix.hard && !guess { Grade::Unfit } else { Grade::Late };
         Rank { grade, keys: [progress, priced.per_item] }
@@ -524,10 +533,9 @@ pub(super) fn rule(all: &mut [Considered]) {
             (one.grade, one.candidate.energy.as_f64() / f64::from(one.candidate.items.max(1)), 0.0)
         }
         Grade::OnTime => (one.grade, -one.accuracy, one.candidate.energy.as_f64()),
-        Grade::Crowding => (one.grade, one.candidate.latency.as_f64(), one.candidate.energy.as_f64()),
         Grade::Tight => (one.grade, one.candidate.miss.as_f64(), one.candidate.energy.as_f64()),
-        Grade::Late | Grade::Unfit => {
-            (one.grade, Nanos(one.start.after(one.candidate.latency).0).as_f64(), 0.0)
+        Grade::Crowding | Grade::Late | Grade::Unfit => {
+            (one.grade, one.progress, one.candidate.energy.as_f64())
         }
     };
     all.sort_by(|a, b| {
