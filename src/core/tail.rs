@@ -26,7 +26,9 @@ pub(super) struct Tail {
 }
 
 fn prior(ratio: f64) -> f64 {
-    (-(ratio - PRIOR_FROM).max(0.0) / PRIOR_MEAN).exp()
+    let excess = (ratio - PRIOR_FROM).max(0.0) / PRIOR_MEAN;
+    // Below 1e-30 it is nothing; and far below that its computation is slow.
+    if excess > 70.0 { 0.0 } else { (-excess).exp() }
 }
 
 fn prior_excess(ratio: f64) -> f64 {

@@ -41,16 +41,13 @@ pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, c
 pub(super) struct Crowd(SmallVec<[(f64, f64); MOST]>);
 
 impl Crowd {
-    /// What waits behind `batch` for a unit: what others cannot serve in time.
-    pub(super) fn behind(view: &View<'_>, place: &Place<'_>, batch: &[&Waiting]) -> Self {
+    /// What waits behind the head for a unit: what others cannot serve in time.
+    pub(super) fn behind(view: &View<'_>, place: &Place<'_>) -> Self {
         let mut crowd = Self::default();
         let mut free_at: SmallVec<[Timestamp; 8]> = view.free_at.iter().copied().collect();
-        let mut joined = batch.iter().skip(1).peekable();
         let mut work_s = 0.0;
         for waiting in view.behind {
-            if joined.next_if(|member| member.request.id == waiting.request.id).is_some()
-                || goes_elsewhere(view, place, waiting, &mut free_at)
-            {
+            if goes_elsewhere(view, place, waiting, &mut free_at) {
                 continue;
             }
             let own = waiting.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
@@ -74,11 +71,20 @@ impl Crowd {
         self.0.push((time_s, work_s));
     }
 
-    /// Seconds that a run may take which takes `work_s` at the highest clock.
-    pub(super) fn share_s(&self, work_s: f64) -> f64 {
-        let shares = self.0.iter().map(|&(time_s, behind_s)| time_s * work_s / (work_s + behind_s));
-        shares.fold(f64::INFINITY, f64::min)
+    /// Seconds that a run may take which takes `work_s` at the highest clock and does `joined_s` of the work behind the
+    /// head, too.
+    pub(super) fn share_s(&self, work_s: f64, joined_s: f64) -> f64 {
+        let left = self.0.iter().map(|&(time_s, behind_s)| (time_s, behind_s - joined_s));
+        let shares = left.filter(|(_, behind_s)| *behind_s > 0.0);
+        shares
+            .fold(f64::INFINITY, |least, (time_s, behind_s)| least.min(time_s * work_s / (work_s + behind_s)))
     }
+}
+
+/// Work on a unit of those that join the head's run.
+pub(super) fn joined_s(place: &Place<'_>, batch: &[&Waiting]) -> f64 {
+    let latencies = batch.iter().skip(1).filter_map(|waiting| waiting.usual.get(place.unit.index()));
+    latencies.filter(|latency| **latency < Nanos::MAX).map(|latency| latency.as_secs_f64()).sum()
 }
 
 /// Whether another processor serves a request in time; it is then busy until that is done.

@@ -8,7 +8,7 @@
 //! those at which what rescues lose of the accuracy is tolerable. Of the clocks that hold without a boost, the
 //! first that does is the cheapest, since points above which another costs less are left out.
 
-use super::crowd::{Crowd, foreseen_s};
+use super::crowd::{Crowd, foreseen_s, joined_s};
 use super::place::{Fallback, Pair, Place, RESCUE_FAILS};
 use super::prefix::{Prefix, prefixes};
 use super::{
@@ -126,15 +126,16 @@ impl<'v, 'l> Search<'v, 'l> {
         let view = self.view;
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
+        let crowds: SmallVec<[Crowd; 4]> = places.iter().map(|place| Crowd::behind(view, place)).collect();
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
-            for place in &places {
+            for (place, crowd) in places.iter().zip(&crowds) {
                 let fallback = Fallback::find(view, &places, place.unit, &prefix, variants)
                     .filter(|_| self.may_rescue());
-                let crowd = Crowd::behind(view, place, &self.batch[..prefix.count]);
+                let joined_s = joined_s(place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback, &crowd);
+                        self.try_pair(&prefix, variant, place, fallback, (crowd, joined_s));
                     }
                 }
             }
@@ -152,7 +153,7 @@ impl<'v, 'l> Search<'v, 'l> {
         variant: VariantId,
         place: &'p Place<'v>,
         fallback: Option<Fallback<'v, 'p>>,
-        crowd: &Crowd,
+        (crowd, joined_s): (&Crowd, f64),
     ) {
         if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
             || prefix.variant.is_some_and(|only| only != variant)
@@ -162,7 +163,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let Some(pair) = Pair::new(self.view, variant, place, prefix.items) else { return };
         self.tally.any_loaded = true;
         let fallback = fallback.filter(|fallback| fallback.pair.variant != variant);
-        let share_s = crowd.share_s(pair.seconds(place.top()));
+        let share_s = crowd.share_s(pair.seconds(place.top()), joined_s);
         let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s };
         if self.view.budgets.objective == Objective::Performance {
             self.consider(prefix, &pair, &plain);
