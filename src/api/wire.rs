@@ -233,6 +233,6 @@ mod tests {
             inner.parameters["variant"].parameter_choice,
             Some(ParameterChoice::StringParam(String::new()))
         );
-        assert_eq!((inner.parameters.len(), inner.raw_output_contents.len()), (11, 2));
+        assert_eq!((inner.parameters.len(), inner.raw_output_contents.len()), (12, 2));
     }
 }

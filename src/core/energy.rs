@@ -267,6 +267,15 @@ impl Ledger {
         }
     }
 
+    /// How long the budgets of this class take to bring in this energy, whatever they hold now; zero without budgets.
+    #[must_use]
+    pub fn refill_time(&self, class: ClassId, energy: Microjoules) -> Nanos {
+        let class = self.classes.get(usize::from(class.0));
+        let buckets = [Some(&self.device), class].into_iter().flatten();
+        let rates = buckets.filter_map(|bucket| bucket.rate_uw.filter(|rate| *rate > 0.0));
+        rates.fold(Nanos::ZERO, |longest, rate| longest.max(Nanos::from_secs_f64(energy.as_f64() / rate)))
+    }
+
     /// When the device's budget alone allows this energy; `None` = never, as things are.
     #[must_use]
     pub fn device_available_at(&self, energy: Microjoules, now: Timestamp) -> Option<Timestamp> {

@@ -284,7 +284,9 @@ impl Core {
         dry: &[event::ClassId],
     ) -> Option<(RequestId, Choice)> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
-        let head = paid.take(HORIZON).find(|waiting| !skipped.contains(&waiting.request.id))?;
+        let passed: SmallVec<[&Waiting; 16]> = skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
+        let head =
+            paid.take(HORIZON).find(|waiting| !passed.iter().any(|other| other.speaks_for(waiting)))?;
         let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
         let fellows = behind.filter(|waiting| waiting.request.model == head.request.model);
         let limit = self.catalog.models[head.request.model.index()].max_batch as usize;

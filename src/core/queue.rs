@@ -41,6 +41,25 @@ impl Waiting {
             && catalog.variants[variant.index()].accuracy >= self.floor
     }
 
+    /// Whether what was decided of this one holds for another: itself, or one that differs in having more time. If this
+    /// one waits for something, so does that.
+    #[must_use]
+    pub fn speaks_for(&self, other: &Self) -> bool {
+        let wishes = |one: &Self| {
+            let request = &one.request;
+            (
+                request.model,
+                request.class,
+                request.variant,
+                request.items,
+                one.floor,
+                one.target,
+                one.max_energy,
+            )
+        };
+        self.hard == other.hard && self.deadline <= other.deadline && wishes(self) == wishes(other)
+    }
+
     fn key(&self) -> Key {
         (self.priority, self.deadline, self.request.id)
     }
@@ -99,10 +118,16 @@ impl Queue {
         Some((rhythm.last, rhythm.gap?))
     }
 
+    /// A waiting request.
+    #[must_use]
+    pub fn get(&self, id: RequestId) -> Option<&Waiting> {
+        self.waiting.get(self.keys.get(&id)?)
+    }
+
     /// The class of a waiting request.
     #[must_use]
     pub fn class_of(&self, id: RequestId) -> Option<ClassId> {
-        Some(self.waiting.get(self.keys.get(&id)?)?.request.class)
+        Some(self.get(id)?.request.class)
     }
 
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].

@@ -6,7 +6,7 @@
 //! Shenker, FOCS'95). Work is counted by the latency at the highest clock, of the fastest variant on target.
 
 use super::View;
-use super::place::Place;
+use super::place::{Pair, Place};
 use super::search::seconds_until;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
@@ -19,16 +19,21 @@ const MOST: usize = 6;
 /// Requests to come that are reckoned with.
 const FORESEEN: u32 = 8;
 
-/// Seconds that a run of the head may take so that those to come, as often as so far and each like it, may take as
-/// long: of `n` of them the last is due `n` gaps after the last arrival, and its own time later.
-pub(super) fn foreseen_s(view: &View<'_>, place: &Place<'_>, head: &Waiting) -> f64 {
+/// Seconds that a run of the first `count` requests may take so that those to come, as often as so far and each like the
+/// head, may go at the same speed: of `n` of them the last is due `n` gaps after the last arrival, and its own time
+/// later. They share runs, as many as come within that time.
+pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, count: usize) -> f64 {
     let Some((last, gap)) = view.rhythm else { return f64::INFINITY };
-    let due = last.after(head.deadline.since(head.arrival));
-    let first_s = seconds_until(due, place.free_at);
-    // Those that wait already take their part.
-    let waiting = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
-    let waiting = f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)) + 1.0;
-    (first_s + gap.as_secs_f64() * f64::from(FORESEEN)) / (waiting + f64::from(FORESEEN))
+    let span = head.deadline.since(head.arrival);
+    let first_s = seconds_until(last.after(span), pair.place.free_at);
+    let most = view.catalog.models[head.request.model.index()].max_batch / head.request.items.max(1);
+    let together = u32::try_from(span.0 / gap.0.max(1)).unwrap_or(u32::MAX).clamp(1, most.max(1));
+    let each_s = pair.fastest_s(head.request.items.saturating_mul(together)) / f64::from(together);
+    let behind = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
+    let behind = u32::try_from((behind + 1).saturating_sub(count)).unwrap_or(u32::MAX);
+    let own_s = pair.seconds(pair.place.top());
+    let all_s = own_s + each_s * f64::from(behind.saturating_add(FORESEEN));
+    (first_s + gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s
 }
 
 /// The work behind a batch on one unit.
@@ -36,16 +41,13 @@ pub(super) fn foreseen_s(view: &View<'_>, place: &Place<'_>, head: &Waiting) -> 
 pub(super) struct Crowd(SmallVec<[(f64, f64); MOST]>);
 
 impl Crowd {
-    /// What waits behind `batch` for a unit: what others cannot serve in time.
-    pub(super) fn behind(view: &View<'_>, place: &Place<'_>, batch: &[&Waiting]) -> Self {
+    /// What waits behind the head for a unit: what others cannot serve in time.
+    pub(super) fn behind(view: &View<'_>, place: &Place<'_>) -> Self {
         let mut crowd = Self::default();
         let mut free_at: SmallVec<[Timestamp; 8]> = view.free_at.iter().copied().collect();
-        let mut joined = batch.iter().skip(1).peekable();
         let mut work_s = 0.0;
         for waiting in view.behind {
-            if joined.next_if(|member| member.request.id == waiting.request.id).is_some()
-                || goes_elsewhere(view, place, waiting, &mut free_at)
-            {
+            if goes_elsewhere(view, place, waiting, &mut free_at) {
                 continue;
             }
             let own = waiting.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
@@ -69,11 +71,20 @@ impl Crowd {
         self.0.push((time_s, work_s));
     }
 
-    /// Seconds that a run may take which takes `work_s` at the highest clock.
-    pub(super) fn share_s(&self, work_s: f64) -> f64 {
-        let shares = self.0.iter().map(|&(time_s, behind_s)| time_s * work_s / (work_s + behind_s));
-        shares.fold(f64::INFINITY, f64::min)
+    /// Seconds that a run may take which takes `work_s` at the highest clock and does `joined_s` of the work behind the
+    /// head, too.
+    pub(super) fn share_s(&self, work_s: f64, joined_s: f64) -> f64 {
+        let left = self.0.iter().map(|&(time_s, behind_s)| (time_s, behind_s - joined_s));
+        let shares = left.filter(|(_, behind_s)| *behind_s > 0.0);
+        shares
+            .fold(f64::INFINITY, |least, (time_s, behind_s)| least.min(time_s * work_s / (work_s + behind_s)))
     }
+}
+
+/// Work on a unit of those that join the head's run.
+pub(super) fn joined_s(place: &Place<'_>, batch: &[&Waiting]) -> f64 {
+    let latencies = batch.iter().skip(1).filter_map(|waiting| waiting.usual.get(place.unit.index()));
+    latencies.filter(|latency| **latency < Nanos::MAX).map(|latency| latency.as_secs_f64()).sum()
 }
 
 /// Whether another processor serves a request in time; it is then busy until that is done.

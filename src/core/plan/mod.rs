@@ -179,6 +179,8 @@ pub struct Considered {
     pub start: Timestamp,
     /// Expected accuracy, a share: that of the variant, less what a rescue would lose.
     pub accuracy: f64,
+    /// Seconds per item that its unit and the budgets are taken up.
+    pub progress: f64,
     /// How good it is.
     pub grade: Grade,
     /// What ruled it out.

@@ -115,6 +115,11 @@ impl<'a, 'p> Pair<'a, 'p> {
         self.cost.seconds(opp, self.items) * self.estimates.slowdown_at_point(self.variant, self.place.unit, opp)
     }
 
+    /// Expected seconds of so many items at the highest operating point.
+    pub(super) fn fastest_s(&self, items: u32) -> f64 {
+        self.cost.seconds(self.place.top(), items) * self.slowdown
+    }
+
     pub(super) fn watts(&self, opp: usize) -> f64 {
         self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
     }

@@ -8,7 +8,7 @@
 //! those at which what rescues lose of the accuracy is tolerable. Of the clocks that hold without a boost, the
 //! first that does is the cheapest, since points above which another costs less are left out.
 
-use super::crowd::{Crowd, foreseen_s};
+use super::crowd::{Crowd, foreseen_s, joined_s};
 use super::place::{Fallback, Pair, Place, RESCUE_FAILS};
 use super::prefix::{Prefix, prefixes};
 use super::{
@@ -126,15 +126,16 @@ impl<'v, 'l> Search<'v, 'l> {
         let view = self.view;
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
+        let crowds: SmallVec<[Crowd; 4]> = places.iter().map(|place| Crowd::behind(view, place)).collect();
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
-            for place in &places {
+            for (place, crowd) in places.iter().zip(&crowds) {
                 let fallback = Fallback::find(view, &places, place.unit, &prefix, variants)
                     .filter(|_| self.may_rescue());
-                let crowd = Crowd::behind(view, place, &self.batch[..prefix.count]);
+                let joined_s = joined_s(place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback, &crowd);
+                        self.try_pair(&prefix, variant, place, fallback, (crowd, joined_s));
                     }
                 }
             }
@@ -152,7 +153,7 @@ impl<'v, 'l> Search<'v, 'l> {
         variant: VariantId,
         place: &'p Place<'v>,
         fallback: Option<Fallback<'v, 'p>>,
-        crowd: &Crowd,
+        (crowd, joined_s): (&Crowd, f64),
     ) {
         if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
             || prefix.variant.is_some_and(|only| only != variant)
@@ -162,7 +163,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let Some(pair) = Pair::new(self.view, variant, place, prefix.items) else { return };
         self.tally.any_loaded = true;
         let fallback = fallback.filter(|fallback| fallback.pair.variant != variant);
-        let share_s = crowd.share_s(pair.seconds(place.top()));
+        let share_s = crowd.share_s(pair.seconds(place.top()), joined_s);
         let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s };
         if self.view.budgets.objective == Objective::Performance {
             self.consider(prefix, &pair, &plain);
@@ -194,7 +195,8 @@ impl<'v, 'l> Search<'v, 'l> {
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
         let fallback = armed.map(|(fallback, _)| fallback);
         // What is to come may ask for a higher clock, not for more than there is.
-        let foreseen_s = foreseen_s(view, place, self.head).max(pair.seconds(place.top()) * need);
+        let foreseen_s =
+            foreseen_s(view, pair, self.head, prefix.count).max(pair.seconds(place.top()) * need);
         let time_s =
             time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
         let mean = view.estimates.mean_excess(place.unit, 0.0);
@@ -322,10 +324,22 @@ impl<'v, 'l> Search<'v, 'l> {
         paid > free_at
     }
 
+    /// Seconds per item that a unit, or a budget that must bring in the energy, is taken up: where not all can be on
+    /// time, what matters is to get through the queue. What a budget holds already is no gain: who comes next lacks it.
+    fn progress(&self, start: Timestamp, candidate: &Candidate) -> f64 {
+        let refill = self.view.ledger.refill_time(self.head.request.class, candidate.energy);
+        let busy = start.after(candidate.latency).since(self.view.now);
+        busy.max(refill).as_secs_f64() / f64::from(candidate.items.max(1))
+    }
+
     fn note(&mut self, prefix: &Prefix, priced: &Priced, start: Timestamp, grade: Grade, ruling: Ruling) {
+        if self.log.is_none() {
+            return;
+        }
         let (candidate, accuracy, requests) = (priced.candidate, priced.accuracy, prefix.count);
+        let progress = self.progress(start, &candidate);
         if let Some(log) = &mut self.log {
-            log.push(Considered { requests, candidate, start, accuracy, grade, ruling });
+            log.push(Considered { requests, candidate, start, accuracy, progress, grade, ruling });
         }
     }
 
@@ -402,16 +416,15 @@ impl<'v, 'l> Search<'v, 'l> {
             let grade = if finish > prefix.deadline && prefix.hard { Grade::Unfit } else { Grade::OnTarget };
             return Rank { grade, keys: [-candidate.accuracy.as_f64(), lateness] };
         }
+        let progress = self.progress(start, candidate);
         let target = prefix.target.as_fraction();
         let slack = if candidate.rescue.is_some() { ACCURACY_SLACK } else { 0.0 };
         let accurate = candidate.accuracy >= prefix.target && priced.accuracy >= target - slack;
         let risk = self.view.risks.get(candidate.unit.index()).copied().unwrap_or_default();
         // Rounding must not rule out what was made to hold just so.
         if priced.miss <= risk.miss * 1.01 {
-            let latency_s = candidate.latency.as_secs_f64();
-            if latency_s > share_s * CROWDING {
-                let per_item = latency_s / f64::from(candidate.items.max(1));
-                return Rank { grade: Grade::Crowding, keys: [per_item, priced.per_item] };
+            if candidate.latency.as_secs_f64() > share_s * CROWDING {
+                return Rank { grade: Grade::Crowding, keys: [progress, priced.per_item] };
             }
             self.tally.feasible += 1;
             if accurate && priced.rescued <= MOST_RESCUED * 1.01 {
@@ -425,9 +438,6 @@ impl<'v, 'l> Search<'v, 'l> {
         if finish <= prefix.deadline {
             return Rank { grade: Grade::Tight, keys: [priced.miss, priced.per_item] };
         }
-        // Late anyway: what matters now is to get through the queue.
-        let share = Nanos(candidate.latency.0 / u64::from(candidate.items.max(1)));
-        let progress = Nanos(start.after(share).0).as_f64();
         let guess = self.view.estimates.is_guess(self.view.catalog, candidate.variant, candidate.unit);
         let grade = if prefix.hard && !guess { Grade::Unfit } else { Grade::Late };
         Rank { grade, keys: [progress, priced.per_item] }
@@ -524,10 +534,9 @@ pub(super) fn rule(all: &mut [Considered]) {
             (one.grade, one.candidate.energy.as_f64() / f64::from(one.candidate.items.max(1)), 0.0)
         }
         Grade::OnTime => (one.grade, -one.accuracy, one.candidate.energy.as_f64()),
-        Grade::Crowding => (one.grade, one.candidate.latency.as_f64(), one.candidate.energy.as_f64()),
         Grade::Tight => (one.grade, one.candidate.miss.as_f64(), one.candidate.energy.as_f64()),
-        Grade::Late | Grade::Unfit => {
-            (one.grade, Nanos(one.start.after(one.candidate.latency).0).as_f64(), 0.0)
+        Grade::Crowding | Grade::Late | Grade::Unfit => {
+            (one.grade, one.progress, one.candidate.energy.as_f64())
         }
     };
     all.sort_by(|a, b| {

@@ -89,7 +89,7 @@ fn cases() -> Vec<Case> {
 
 fn play(case: &Case, budgets: &Budgets, tuning: Tuning, seed: u64) -> Summary {
     let core = Core::tuned(case.machine.catalog.clone(), budgets.clone(), tuning, Timestamp::ZERO);
-    let options = WorldOptions { seed, rows: true, ..WorldOptions::default() };
+    let options = WorldOptions { seed, ..WorldOptions::default() };
     let workload = Workload::new(vec![case.stream.clone()], seed);
     let mut world = World::new(core, &case.machine, budgets, workload, options);
     world.play(&case.script);
@@ -97,24 +97,13 @@ fn play(case: &Case, budgets: &Budgets, tuning: Tuning, seed: u64) -> Summary {
     world.run_until(at_s(MINUTES as f64 * 60.0));
     assert!(world.drain(Nanos::from_secs(5)), "{}", world.summary());
     assert_eq!(world.checkers().violations(), [], "{}", case.name);
-    if std::env::var("MISSES").is_ok() {
-        for row in world.rows() {
-            if let crate::core::event::Outcome::Served(served) = row.outcome {
-                if served.missed || served.rescued {
-                    println!(
-                        "    {:?} at {:?} took {:?}: {served:?}",
-                        row.request,
-                        row.arrival,
-                        row.answered.since(row.arrival)
-                    );
-                }
-            }
-        }
-    }
     world.summary()
 }
 
+/// Of 1500 to 4500 answers each the whole planner is late with 0.2 % at most (the tails are those of 256 runs: one in a
+/// thousand is aimed at), for less energy than `performance`, and, where the same is served, for less than a margin.
 #[test]
+#[allow(clippy::cast_precision_loss, reason = "counts")]
 fn hedging_saves_energy_and_misses() {
     for case in cases() {
         println!("{}", case.name);
@@ -129,8 +118,8 @@ fn hedging_saves_energy_and_misses() {
             ("boost and rescue", &case.budgets, Tuning::default()),
         ];
         let idle_w = case.machine.catalog.board.idle_power.as_watts();
-        for (name, budgets, tuning) in runs {
-            let summary = play(&case, budgets, tuning, 3);
+        let all = runs.map(|(name, budgets, tuning)| (name, play(&case, budgets, tuning, 3)));
+        for (name, summary) in &all {
             println!(
                 "  {name:16} {:7.2} J above idle, {:.2} J a second, missed {:5.2} %, rescued {:5.2} %, accuracy {:.4}, {:?}",
                 summary.energy_j - idle_w * summary.lasted.as_secs_f64(),
@@ -140,6 +129,12 @@ fn hedging_saves_energy_and_misses() {
                 summary.accuracy().as_fraction(),
                 summary.mix,
             );
+        }
+        let [(_, usual), (_, margin), _, (_, whole)] = &all;
+        assert!(whole.failed_share() <= 0.002, "{}: {whole}", case.name);
+        assert!(whole.energy_j < usual.energy_j, "{}: {whole}\n{usual}", case.name);
+        if case.script.steps().is_empty() {
+            assert!(whole.energy_j < margin.energy_j && whole.missed <= margin.missed, "{whole}\n{margin}");
         }
     }
 }
