@@ -112,12 +112,14 @@ impl<'a, 'p> Pair<'a, 'p> {
 
     /// Expected seconds at an operating point, if the clock were in force from the start.
     pub(super) fn seconds(&self, opp: usize) -> f64 {
-        self.cost.seconds(opp, self.items) * self.estimates.slowdown_at_point(self.variant, self.place.unit, opp)
+        self.cost.seconds(opp, self.items)
+            * self.estimates.slowdown_at_point(self.variant, self.place.unit, opp)
     }
 
     /// Expected seconds of so many items at the highest operating point.
     pub(super) fn fastest_s(&self, items: u32) -> f64 {
-        self.cost.seconds(self.place.top(), items) * self.slowdown
+        self.cost.seconds(self.place.top(), items)
+            * self.estimates.slowdown_at_point(self.variant, self.place.unit, self.place.top())
     }
 
     pub(super) fn watts(&self, opp: usize) -> f64 {
