@@ -51,7 +51,7 @@ const RISKED_RUNS: u32 = 3;
 /// How much faster than a guess a run may well be.
 pub(super) const GUESS_FACTOR: u64 = 10;
 /// A run that was cancelled is not taken to have needed more than this beyond what it had, in expected latencies.
-const LONGEST_EXCESS: f64 = 0.5;
+const LONGEST_EXCESS: f64 = 0.1;
 /// A confirmation of the modelled power older than this says nothing about now.
 const POWER_MEMORY: Nanos = Nanos::from_secs(10);
 

@@ -427,10 +427,14 @@ impl<'v, 'l> Search<'v, 'l> {
                 return Rank { grade: Grade::Crowding, keys: [progress, priced.per_item] };
             }
             self.tally.feasible += 1;
-            if accurate && priced.rescued <= MOST_RESCUED * 1.01 {
-                return Rank { grade: Grade::OnTarget, keys: [priced.per_item, lateness] };
+            // A run that is likely to be rescued is paid twice, and tells nothing of how long it takes.
+            if priced.rescued <= MOST_RESCUED * 1.01 {
+                return if accurate {
+                    Rank { grade: Grade::OnTarget, keys: [priced.per_item, lateness] }
+                } else {
+                    Rank { grade: Grade::OnTime, keys: [-priced.accuracy, priced.per_item] }
+                };
             }
-            return Rank { grade: Grade::OnTime, keys: [-priced.accuracy, priced.per_item] };
         }
         if accurate && for_budget {
             self.tally.accurate_unpaid = self.tally.accurate_unpaid.max(Some(candidate.accuracy));
