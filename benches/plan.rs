@@ -88,7 +88,8 @@ fn learned() -> Estimates {
 fn observe(estimates: &mut Estimates, round: u64) {
     let (variant, unit, clock) = (VariantId(0), UnitId(0), Kilohertz(1_000_000));
     // Between 9.5 and 10.5 ms, and one of 97 half as long again.
-    let actual = Nanos(9_500_000 + round * 7_919 % 1_000_000 + if round % 97 == 0 { 5_000_000 } else { 0 });
+    let actual =
+        Nanos(9_500_000 + round * 7_919 % 1_000_000 + if round.is_multiple_of(97) { 5_000_000 } else { 0 });
     estimates.observe_latency(variant, unit, clock, Nanos::from_millis(10), actual);
     estimates.observe_energy(variant, unit, clock, actual, actual.as_secs_f64() * 2.0);
 }

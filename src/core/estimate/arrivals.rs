@@ -154,7 +154,7 @@ mod tests {
     fn jitter_about_the_grid_does_not_add_up() {
         let mut arrivals = Arrivals::new();
         // +-4 ms in turns about a grid of 40 ms: gaps of 32 and 48 ms. Following the gaps errs by 12 ms.
-        let time = |frame: u32| f64::from(frame) * 40.0 + if frame % 2 == 0 { 4.0 } else { -4.0 };
+        let time = |frame: u32| f64::from(frame) * 40.0 + if frame.is_multiple_of(2) { 4.0 } else { -4.0 };
         let mut worst = 0.0f64;
         for frame in 0..200 {
             if frame > 100 {

@@ -201,9 +201,8 @@ impl UnitPower {
 
     /// Takes a surprise of so many watts, of which the whole variance is `variance`.
     fn correct(&mut self, gains: &[f64; 4], surprise: f64, variance: f64) {
-        for index in 0..4 {
-            let value = self.coefficients[index] + gains[index] / variance * surprise;
-            self.coefficients[index] = value.clamp(0.0, WATTS_MAX);
+        for (coefficient, gain) in self.coefficients.iter_mut().zip(gains) {
+            *coefficient = (*coefficient + gain / variance * surprise).clamp(0.0, WATTS_MAX);
         }
         for (i, gain) in gains.iter().enumerate() {
             for (j, other) in gains.iter().enumerate() {

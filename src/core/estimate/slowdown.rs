@@ -132,8 +132,8 @@ impl Filter {
             let (wider, own) = self.gains(weights);
             (gains, variance) = (wider, own + noise);
         }
-        for index in 0..2 {
-            let moved = gains[index] / variance * used;
+        for (index, gain) in gains.iter().enumerate() {
+            let moved = gain / variance * used;
             self.state[index] = (self.state[index] + moved).clamp(-LN_MAX, LN_MAX);
             if !stepped {
                 let adapted = ALPHA * self.process_noise[index] + (1.0 - ALPHA) * moved * moved;

@@ -73,6 +73,9 @@ pub struct PolicyRow {
     pub decision_ns_p99: Option<u64>,
 }
 
+/// Board, workload and disturbance.
+type Setting = (String, String, Option<String>);
+
 /// Groups runs by scenario, in their order.
 #[must_use]
 pub fn groups(runs: &[Finished]) -> Vec<Group> {
@@ -80,7 +83,7 @@ pub fn groups(runs: &[Finished]) -> Vec<Group> {
         let record = &run.record;
         (record.board.clone(), record.workload.clone(), record.disturbance.clone())
     };
-    let mut found: Vec<((String, String, Option<String>), Vec<&Finished>)> = Vec::new();
+    let mut found: Vec<(Setting, Vec<&Finished>)> = Vec::new();
     for run in runs {
         match found.iter_mut().find(|(known, _)| *known == key(run)) {
             Some((_, members)) => members.push(run),

@@ -5,11 +5,14 @@ use crate::core::catalog::{
 use crate::units::{Bytes, Ppm};
 use proptest::prelude::*;
 
+/// Compute, memory, exponent and whether it was measured, as a random profile has them.
+type Roof = (f64, f64, f64, bool);
+
 /// What a catalogue is rolled from: per unit its clocks in MHz and power; per variant and unit a profile.
 #[derive(Debug, Clone)]
 struct Plan {
     units: Vec<(Vec<u32>, f64, f64)>,
-    variants: Vec<Vec<Option<(f64, f64, f64, bool)>>>,
+    variants: Vec<Vec<Option<Roof>>>,
 }
 
 fn plan() -> impl Strategy<Value = Plan> {

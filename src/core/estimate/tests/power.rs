@@ -53,10 +53,10 @@ fn metered_runs_correct_the_board_file_at_every_clock() {
         let noise = 1.0 + rng.random_range(-0.02..0.02);
         power.observe_run(0, point, &mut scale, 0.05, truth(point) * 0.05 * noise);
     }
-    for point in 0..MHZ.len() {
+    for (point, mhz) in MHZ.iter().enumerate() {
         let off = scale.value * power.unit_w(0, point) / truth(point) - 1.0;
-        println!("{} MHz: off by {:+.1} %", MHZ[point], off * 100.0);
-        assert!(off.abs() < 0.02, "{} MHz: {off}", MHZ[point]);
+        println!("{mhz} MHz: off by {:+.1} %", off * 100.0);
+        assert!(off.abs() < 0.02, "{mhz} MHz: {off}");
     }
     assert!(power.run_error.is_known());
 }
