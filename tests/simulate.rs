@@ -235,7 +235,7 @@ fn bad_input_is_named() {
     let script = folder.path().join("script.toml");
     std::fs::write(&script, "[[event]]\nat_s = 1\nset = \"weather\"\nto = 3\n").unwrap();
     let cases: [(&Path, &Path, &str, &str, &str); 5] = [
-        (&board, &good, "--policy", "wattd,magic", "policy \"magic\" is not known; there are wattd"),
+        (&board, &good, "--policy", "wattd,magic", "--policy: `magic` is no policy; there are: wattd"),
         (&board, &missing, "--seed", "1", "none.toml: cannot be read"),
         (&missing, &good, "--seed", "1", "none.toml: cannot be read as a board file"),
         (&pi, &measured, "--seed", "1", "board raspberry-pi-5 has no such measured network; it has: none"),
