@@ -16,5 +16,6 @@ pub mod journal;
 pub mod model;
 pub mod observe;
 pub mod sim;
+mod state_file;
 pub mod time;
 pub mod units;

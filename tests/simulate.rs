@@ -152,6 +152,36 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     assert_eq!(order[0], (&String::new(), &"wattd".to_owned(), &"1".to_owned()));
 }
 
+/// With `--oracle` a run has the five figures; nobody who serves everything in time takes less than the bound.
+#[test]
+fn the_bound_is_below_whoever_serves_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), "seconds = 5.0", "arrival = \"periodic\"\nrate_hz = 10.0");
+    let board = config("boards/jetson-tx2.toml");
+    let args: [&OsStr; 8] = [
+        "--board".as_ref(),
+        board.as_ref(),
+        "--workload".as_ref(),
+        workload.as_ref(),
+        "--policy".as_ref(),
+        "performance,static-best,o3".as_ref(),
+        "--oracle".as_ref(),
+        "--json".as_ref(),
+    ];
+    let runs = runs(&simulate(args));
+    assert_eq!(runs.len(), 3);
+    for run in &runs {
+        let number = |field: &str| run[field].as_u64().unwrap_or_else(|| panic!("{field} of {run}"));
+        assert_eq!((number("misses"), number("rejected")), (0, 0), "{run}");
+        assert_eq!(number("oracle_feasible_requests"), number("requests"));
+        assert!(0 < number("bound_energy_uj") && number("bound_energy_uj") <= number("energy_uj"), "{run}");
+        assert!(number("o1_energy_uj") >= number("bound_energy_uj"), "{run}");
+        assert_eq!(number("o3_misses"), 0);
+    }
+    // The causal oracle as a policy is the one that the others are compared with.
+    assert_eq!(runs[2]["energy_uj"], runs[2]["o3_energy_uj"]);
+}
+
 /// Three requests written by hand, a second apart: the schedule has them, and nothing else.
 #[test]
 fn a_trace_written_by_hand_is_served_as_written() {

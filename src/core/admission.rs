@@ -7,7 +7,7 @@
 
 use super::Core;
 use crate::core::catalog::UnitId;
-use crate::core::estimate::{GUESS_FACTOR, StreamKey};
+use crate::core::estimate::GUESS_FACTOR;
 use crate::core::event::{Outcome, Rejection, Request};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
@@ -28,9 +28,11 @@ impl Core {
             return;
         }
         self.residency.used(request.model, now);
-        self.estimates.arrived(StreamKey::of(&request), now);
         match self.admit(now, request) {
-            Ok(waiting) => self.queue.push(waiting),
+            Ok(waiting) => {
+                self.estimates.arrived(waiting.request.model, now);
+                self.queue.push(waiting);
+            }
             Err((reason, retry_after)) => {
                 let outcome = Outcome::Rejected { reason, retry_after };
                 self.effects.push_back(crate::core::event::Effect::Reply { request: id, outcome });

@@ -245,7 +245,7 @@ impl Core {
             let (seconds, watts) = self.pace(variant, unit, clock, items);
             if let Some(running) = &mut self.lanes[index].running {
                 running.change(settled, seconds, watts, clock);
-                self.estimates.reclock(UnitId::at(index), clock, settled);
+                self.estimates.reclock(UnitId::at(index), clock, now);
             }
         }
     }

@@ -295,7 +295,7 @@ impl Core {
         let behind: SmallVec<[&Waiting; HORIZON]> = behind.skip(1).take(HORIZON).collect();
         let free_at = self.free_times(now);
         let domain_busy = self.busy_domains();
-        let rhythm = self.queue.rhythm(head.request.model);
+        let rhythm = self.estimates.rhythm(head.request.model);
         let view = View { rhythm, ..self.view(now, &free_at, &domain_busy, &behind) };
         Some((head.request.id, plan::choose(&view, &batch)))
     }

@@ -1,6 +1,6 @@
 //! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
 
-use crate::core::catalog::{Catalog, ModelId, VariantId};
+use crate::core::catalog::{Catalog, VariantId};
 use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
@@ -73,15 +73,6 @@ pub struct Queue {
     waiting: BTreeMap<Key, Waiting>,
     keys: BTreeMap<RequestId, Key>,
     in_flight: BTreeMap<AppId, u32>,
-    rhythms: BTreeMap<ModelId, Rhythm>,
-}
-
-/// How often a model is asked for.
-#[derive(Debug, Clone, Copy)]
-struct Rhythm {
-    last: Timestamp,
-    /// Mean time between two requests, once there were two.
-    gap: Option<Nanos>,
 }
 
 impl Queue {
@@ -111,13 +102,6 @@ impl Queue {
         Ok(())
     }
 
-    /// When a model was asked for last and the mean time between two requests, where there were two.
-    #[must_use]
-    pub fn rhythm(&self, model: ModelId) -> Option<(Timestamp, Nanos)> {
-        let rhythm = self.rhythms.get(&model)?;
-        Some((rhythm.last, rhythm.gap?))
-    }
-
     /// A waiting request.
     #[must_use]
     pub fn get(&self, id: RequestId) -> Option<&Waiting> {
@@ -133,15 +117,6 @@ impl Queue {
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].
     pub fn push(&mut self, waiting: Waiting) {
         *self.in_flight.entry(waiting.request.app).or_insert(0) += 1;
-        let rhythm = self.rhythms.entry(waiting.request.model);
-        let rhythm = rhythm
-            .and_modify(|rhythm| {
-                let gap = waiting.arrival.since(rhythm.last);
-                let mean = rhythm.gap.map_or(gap.0, |mean| mean.0 - mean.0 / 8 + gap.0 / 8);
-                rhythm.gap = Some(Nanos(mean));
-            })
-            .or_insert(Rhythm { last: waiting.arrival, gap: None });
-        rhythm.last = waiting.arrival;
         self.put_back(waiting);
     }
 

@@ -14,18 +14,10 @@ pub struct Tuning {
     pub one_slowdown: bool,
     /// Whether heat is foreseen, not only felt.
     pub thermal_horizon: bool,
-    /// Whether memory clocks are left alone.
-    pub memory_clock_blind: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self {
-            hedging: true,
-            gaussian_tail: false,
-            one_slowdown: false,
-            thermal_horizon: true,
-            memory_clock_blind: false,
-        }
+        Self { hedging: true, gaussian_tail: false, one_slowdown: false, thermal_horizon: true }
     }
 }

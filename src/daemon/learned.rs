@@ -6,9 +6,9 @@
 
 use crate::core::catalog::{UnitId, VariantId};
 use crate::core::estimate::{Learned, LearnedPair, LearnedUnit, Meter};
+use crate::state_file;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout.
@@ -86,14 +86,7 @@ impl LearnedStore {
     }
 
     fn read(&self) -> Result<Option<Learned>, String> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| error.to_string())?;
-        let record: Record = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let Some(record) = state_file::read::<Record>(&self.path, MAX_FILE)? else { return Ok(None) };
         if record.format != FORMAT {
             return Err(format!("`format` is {}; this program reads {FORMAT}", record.format));
         }
@@ -162,23 +155,14 @@ impl LearnedStore {
             board_power_error: learned.board_power_error,
             run_power_error: learned.run_power_error,
         };
-        let text = serde_json::to_string(&record).map_err(|error| failed(error.into()))?;
-        let draft = self.path.with_extension(format!("tmp{}", std::process::id()));
-        let written = File::create(&draft).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &self.path)
-        });
-        written.map_err(|error| {
-            let _ = fs::remove_file(&draft);
-            failed(error)
-        })
+        state_file::write(&self.path, &record).map_err(failed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn store(folder: &Path) -> LearnedStore {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();

@@ -349,3 +349,31 @@ fn what_runs_at_a_stop_is_finished_and_what_comes_after_is_turned_away() {
     assert!(answer.is_ok(), "{answer:?}\n{}", daemon.log());
     daemon.stop_has_begun();
 }
+
+/// How many predictions of latency were judged, over all units.
+fn judged(status: &wattd::ctl::status::Status) -> u64 {
+    let latency = status.estimators.iter().filter(|estimator| estimator.name == "latency");
+    latency.map(|estimator| estimator.observations).sum()
+}
+
+#[test]
+fn what_was_learned_is_shown_and_outlives_the_daemon() {
+    let setup = Setup::new();
+    let daemon = setup.start();
+    let inputs = inputs(MODELS, "fashion");
+    // The first run of a variant corrects its profile; those after it are judged.
+    for first in 0..40 {
+        daemon.infer(inputs.ask(first, 1));
+    }
+    let learned = judged(&daemon.status());
+    assert!(learned > 0, "{:?}", daemon.status().estimators);
+    let shown = daemon.ctl(&["status", "--estimators"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for word in ["latency", "board_power", "heat", "judged"] {
+        assert!(shown.contains(word), "no {word} in\n{shown}");
+    }
+    daemon.stop();
+    assert!(setup.state_dir().join("learned.json").is_file());
+    let daemon = setup.start();
+    assert!(judged(&daemon.status()) >= learned, "{:?}", daemon.status().estimators);
+}

@@ -5,7 +5,7 @@
 //! - [`tail`]: how much later than expected a run may be;
 //! - [`power`]: what units and the idle board draw;
 //! - [`heat`]: how warm the air is and how well the heatsink passes heat on;
-//! - [`arrivals`]: when the next request of a stream will come.
+//! - [`arrivals`]: how often each model is asked for.
 //!
 //! Each shows its own error ([`Meter`]). What is learned is bounded, and no reading makes it anything but finite.
 //! Nothing here allocates after construction.
@@ -18,12 +18,11 @@ mod saved;
 mod slowdown;
 mod tail;
 
-use crate::core::catalog::{Catalog, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
 use arrivals::Arrivals;
-pub use arrivals::StreamKey;
 use heat::Heat;
 pub use meter::Meter;
 use power::{Power, Scale};
@@ -42,7 +41,6 @@ const BIAS_DEVIATION: [(Provenance, f64); 3] =
 const BIAS_VARIANCE_MIN: f64 = 2e-5;
 /// A first run beyond so many standard deviations says that the variant's profile is wrong.
 const FIRST_RUN_SIGMAS: f64 = 2.0;
-const TAIL_QUANTILE: f64 = 0.99;
 /// How much wider the tail of a variant's first runs is than the unit's: a profile's error comes on top.
 const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
 /// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
@@ -153,7 +151,7 @@ impl Estimates {
             pairs: pairs.collect(),
             power: Power::new(board, &clocks),
             heat: Heat::new(board.thermal),
-            arrivals: Arrivals::new(),
+            arrivals: Arrivals::new(catalog.models.len()),
             latency_errors: vec![Meter::default(); units],
             clocks,
         }
@@ -200,12 +198,6 @@ impl Estimates {
         pair.slowdowns[point].get()
     }
 
-    /// Factor over the expected latency that 99 % of the runs on this unit stay below.
-    #[must_use]
-    pub fn tail(&self, unit: UnitId) -> f64 {
-        self.tails[unit.index()].quantile(TAIL_QUANTILE).max(1.0)
-    }
-
     /// P(actual over expected latency > `ratio`): falls with the ratio, is one at zero and never zero.
     #[must_use]
     pub fn survival(&self, variant: VariantId, unit: UnitId, ratio: f64) -> f64 {
@@ -235,12 +227,6 @@ impl Estimates {
     fn stretch(&self, variant: VariantId, unit: UnitId) -> f64 {
         let seen = self.pair(variant, unit).observations as usize;
         FIRST_RUNS_STRETCH.get(seen).copied().unwrap_or(1.0)
-    }
-
-    /// Runs observed of this variant on this unit.
-    #[must_use]
-    pub fn observations(&self, variant: VariantId, unit: UnitId) -> u32 {
-        self.pair(variant, unit).observations
     }
 
     /// Whether the latency of this variant on this unit is a guess that still has to be tried.
@@ -428,22 +414,15 @@ impl Estimates {
 
     // --- Arrivals ------------------------------------------------------------------------------------------
 
-    /// A request of a stream came.
-    pub fn arrived(&mut self, stream: StreamKey, now: Timestamp) {
-        self.arrivals.observe(stream, now);
+    /// A request for a model was taken.
+    pub fn arrived(&mut self, model: ModelId, now: Timestamp) {
+        self.arrivals.observe(model, now);
     }
 
-    /// When the next request of a stream is expected, not before `now`, and the mean distance of arrivals from
-    /// their expected time. `None` if too little is known, or the stream has ended.
+    /// When a model was asked for last and the mean time between two requests, where there were two.
     #[must_use]
-    pub fn next_arrival(&self, stream: StreamKey, now: Timestamp) -> Option<(Timestamp, Nanos)> {
-        self.arrivals.next(stream, now)
-    }
-
-    /// The next expected request of any stream: until then a unit that has nothing to do stays idle.
-    #[must_use]
-    pub fn next_arrival_of_all(&self, now: Timestamp) -> Option<(Timestamp, Nanos)> {
-        self.arrivals.next_of_all(now)
+    pub fn rhythm(&self, model: ModelId) -> Option<(Timestamp, Nanos)> {
+        self.arrivals.rhythm(model)
     }
 }
 

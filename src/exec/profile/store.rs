@@ -1,10 +1,11 @@
 //! Measured profiles on disk: one JSON file per model file, unit, board, runtime and number of threads.
 
 use crate::core::catalog::{Profile, Provenance};
+use crate::state_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout; another one is measured anew.
@@ -108,17 +109,7 @@ impl ProfileStore {
         let path = self.folder.join(key.file_name());
         let failed = |source| StoreError { path: path.clone(), source };
         let record = Record { format: FORMAT, key: key.clone(), result: result.clone() };
-        let text = serde_json::to_string_pretty(&record).map_err(|error| failed(error.into()))?;
-        let draft = path.with_extension(format!("tmp{}", std::process::id()));
-        let written = File::create(&draft).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)
-        });
-        written.map_err(|error| {
-            let _ = fs::remove_file(&draft);
-            failed(error)
-        })
+        state_file::write(&path, &record).map_err(failed)
     }
 
     /// Forgets a profile, so that it is measured anew.
@@ -135,14 +126,7 @@ impl ProfileStore {
 }
 
 fn read(path: &Path, key: &ProfileKey) -> Result<Option<Result<Profile, String>>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    let record: Record = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let Some(record) = state_file::read::<Record>(path, MAX_FILE)? else { return Ok(None) };
     if record.format != FORMAT {
         return Err(format!("format {}, expected {FORMAT}", record.format));
     }

@@ -87,7 +87,7 @@ impl Experiment {
             .flat_map(|(scenario, policy)| self.seeds.iter().map(move |seed| (scenario, policy, *seed)))
             .collect();
         pool.install(|| {
-            let oracles = self.oracles(&policies);
+            let oracles = self.oracles();
             let run = |(scenario, policy, seed): &(usize, &str, u64)| {
                 let mut finished = run(&policies[*scenario], policy, *seed, self.options)?;
                 finished.record.oracle = oracles.get(&(*scenario, *seed)).copied();
@@ -99,15 +99,15 @@ impl Experiment {
     }
 
     /// The oracles do not depend on the policy: once per scenario and seed.
-    fn oracles(&self, policies: &[Policies<'_>]) -> BTreeMap<(usize, u64), OracleRecord> {
+    fn oracles(&self) -> BTreeMap<(usize, u64), OracleRecord> {
         if !self.options.oracle {
             return BTreeMap::new();
         }
         let scenarios = 0..self.scenarios.len();
         let pairs: Vec<(usize, u64)> =
             scenarios.flat_map(|scenario| self.seeds.iter().map(move |seed| (scenario, *seed))).collect();
-        let consult = |pair: &(usize, u64)| Some((*pair, oracle::consult(&policies[pair.0], pair.1)?));
-        pairs.par_iter().filter_map(consult).collect()
+        let consult = |pair: &(usize, u64)| (*pair, oracle::consult(&self.scenarios[pair.0], pair.1));
+        pairs.par_iter().map(consult).collect()
     }
 }
 

@@ -92,7 +92,6 @@ fn catalog(plan: &Plan) -> Catalog {
 fn check(catalog: &Catalog, estimates: &Estimates) -> Result<(), TestCaseError> {
     prop_assert!(estimates.idle_power() >= Microwatts::ZERO);
     for unit in (0..catalog.board.units.len()).map(UnitId::at) {
-        prop_assert!(estimates.tail(unit) >= 1.0 && estimates.tail(unit).is_finite());
         prop_assert!(estimates.mean_excess(unit, 0.0).is_finite());
         for variant in (0..catalog.variants.len()).map(VariantId::at) {
             for clock in [0, 1, 500_000, 1_000_000, u32::MAX].map(Kilohertz) {
