@@ -26,7 +26,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, most: u64) -> Result<Option
 /// # Errors
 /// If it cannot be written.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_string(value)?;
+    let text = serde_json::to_string_pretty(value)?;
     let draft = path.with_extension(format!("tmp{}", std::process::id()));
     let written = File::create(&draft).and_then(|mut file| {
         file.write_all(text.as_bytes())?;

@@ -233,7 +233,7 @@ mod tests {
         let path = folder.path().join("learned.json");
         let good = fs::read_to_string(&path).unwrap();
         for (from, to) in [
-            ("\"format\":1", "\"format\":2"),
+            ("\"format\": 1", "\"format\": 2"),
             ("tx2-simulated", "tx2"),
             ("\"idle\"", "\"idol\""),
             ("5.25", "null"),
