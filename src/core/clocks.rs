@@ -26,6 +26,10 @@ const LEAST_HOLDING: Nanos = Nanos::from_millis(3);
 struct DomainClock {
     asked: Option<ClockBounds>,
     asked_at: Timestamp,
+    /// What it ran at when the last change was asked for, if that was one clock.
+    from: Option<Kilohertz>,
+    /// How long a change takes.
+    settle: Nanos,
     /// Upper bound that the kernel or firmware enforces below what was asked, and when it was seen last.
     cap: Option<(Kilohertz, Timestamp)>,
     refusals: u32,
@@ -55,6 +59,7 @@ impl Clocks {
         for (index, domain) in domains.iter_mut().enumerate() {
             let mut users =
                 board.units.iter().filter(|unit| unit.domain == Some(DomainId::at(index))).peekable();
+            domain.settle = board.domains[index].settle;
             domain.free_range = users.peek().is_none() || users.any(|unit| unit.kind == UnitKind::Cpu);
         }
         Self { pending: vec![None; domains.len()], domains }
@@ -97,11 +102,33 @@ impl Clocks {
         }
     }
 
+    /// At which clock, and for how long, the domain still runs if `to` is asked for now; `None` if it runs at that.
+    #[must_use]
+    pub fn way_to(
+        &self,
+        domain: DomainId,
+        to: Kilohertz,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Option<(Kilohertz, Nanos)> {
+        let (clock, present) = (&self.domains[domain.index()], self.present(domain, snapshot)?);
+        let left = clock.asked_at.after(clock.settle).since(now);
+        let current = || snapshot.domains[domain.index()].value.map(|state| state.current);
+        let in_force =
+            if left > Nanos::ZERO { clock.from.or_else(current).unwrap_or(present) } else { present };
+        let way = if present == to { left } else { clock.settle };
+        (way > Nanos::ZERO && (present != to || in_force != to)).then_some((in_force, way))
+    }
+
     /// Asks for bounds; false if they are asked already or the domain refuses, and nothing happens.
     pub fn ask(&mut self, domain: DomainId, bounds: ClockBounds, now: Timestamp) -> bool {
         let clock = &mut self.domains[domain.index()];
         let news = clock.asked != Some(bounds) && clock.retry_at.is_none();
         if news {
+            if now >= clock.asked_at.after(clock.settle) {
+                let pinned = clock.asked.filter(|asked| asked.min == asked.max);
+                clock.from = pinned.map(|asked| asked.max.min(clock.cap()));
+            }
             clock.asked = Some(bounds);
             clock.asked_at = now;
             self.pending[domain.index()] = Some(bounds);

@@ -190,7 +190,7 @@ impl Core {
         now: Timestamp,
     ) {
         let Dispatch { unit, variant, clock, items, .. } = dispatch;
-        let course = self.course_of(variant, unit, clock, items);
+        let course = self.course_of(variant, unit, clock, items, now);
         self.pin_clock(unit, clock, now);
         if let Some(setpoints) = self.clocks.take_pending() {
             self.effects.push_back(Effect::Set(setpoints));
@@ -202,20 +202,25 @@ impl Core {
     }
 
     /// The course of a run by the profile, from the clock in force to the one asked for.
-    fn course_of(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> Course {
+    fn course_of(
+        &self,
+        variant: VariantId,
+        unit: UnitId,
+        clock: Kilohertz,
+        items: u32,
+        now: Timestamp,
+    ) -> Course {
         let (seconds, watts) = self.pace(variant, unit, clock, items);
         let domain = self.catalog.board.units[unit.index()].domain;
-        let present = domain.and_then(|domain| self.clocks.present(domain, &self.snapshot));
-        match (domain, present) {
-            (Some(domain), Some(present)) if present != clock => {
-                let (slow_s, slow_w) = self.pace(variant, unit, present, items);
-                let mut course = Course::steady(slow_s, slow_w);
-                let settle = self.catalog.board.domains[domain.index()].settle;
-                course.change(settle.as_secs_f64(), seconds, watts);
-                course
-            }
-            _ => Course::steady(seconds, watts),
-        }
+        let Some((present, left)) =
+            domain.and_then(|domain| self.clocks.way_to(domain, clock, &self.snapshot, now))
+        else {
+            return Course::steady(seconds, watts);
+        };
+        let (present_s, present_w) = self.pace(variant, unit, present, items);
+        let mut course = Course::steady(present_s, present_w);
+        course.change(left.as_secs_f64(), seconds, watts);
+        course
     }
 
     /// Profiled seconds of a batch at a clock, and expected watts above idle.

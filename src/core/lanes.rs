@@ -18,6 +18,8 @@ const MAX_FAILURES: u32 = 3;
 
 /// Time of a load before one was seen.
 const COLD_LOAD_TIME: Nanos = Nanos::from_millis(100);
+/// The share of its time that a run must have been at one clock to tell what that draws.
+const STEADY: f64 = 0.9;
 /// When to look again at a unit whose processor the profiler occupies.
 const PROBE_SLICE: Nanos = Nanos::from_millis(20);
 
@@ -301,10 +303,8 @@ impl Core {
             }
             Err(_) => return,
         }
-        if let Some(rescue) = planned {
-            let begun = running.hedges.rescue.is_some_and(|planned| planned.begun);
-            self.risks[unit].ran(rescue.odds.as_fraction(), begun);
-        }
+        let begun = running.hedges.rescue.is_some_and(|planned| planned.begun);
+        self.risks[unit].ran(planned.map(|rescue| rescue.odds.as_fraction()), begun);
     }
 
     fn serve(
@@ -342,8 +342,11 @@ impl Core {
     /// A meter tells what the variant draws on this unit beside what its profile says.
     fn learn_power(&mut self, running: &Running, metered: Option<Microjoules>, compute: Nanos) {
         let Dispatch { variant, unit, .. } = running.dispatch;
-        let Some(metered) = metered else { return };
-        // What the run drew over all its clocks, as a share of what was expected, tells of the last of them.
+        // What a run drew over several clocks does not tell which of them drew it.
+        let Some(metered) = metered.filter(|_| running.course.steadiness(compute.as_secs_f64()) >= STEADY)
+        else {
+            return;
+        };
         let expected_j = running.course.joules(compute.as_secs_f64());
         if expected_j > 0.0 {
             let watts = self.estimates.busy_watts(variant, unit, running.clock);

@@ -31,18 +31,18 @@ use slowdown::{Filter, LN_MAX, Point};
 use std::cell::Cell;
 use tail::Tail;
 
-/// Variance of the logarithm of a run's latency, before residuals tell, as in ALERT; and its bounds.
-const OBSERVATION_NOISE: f64 = 1e-3;
-const OBSERVATION_NOISE_RANGE: (f64, f64) = (2e-5, 1e-2);
 /// Deviation of a variant's profile in the logarithm, by where it comes from.
 const BIAS_DEVIATION: [(Provenance, f64); 3] =
     [(Provenance::Conservative, 2.0), (Provenance::Modelled, 0.3), (Provenance::Measured, 0.03)];
-/// The bias's variance falls no lower: a gain of a fiftieth.
-const BIAS_VARIANCE_MIN: f64 = 2e-5;
-/// A first run beyond so many standard deviations says that the variant's profile is wrong.
+/// The bias's variance falls no lower: it can be unlearned.
+const BIAS_VARIANCE_MIN: f64 = 1e-4;
+/// A first run beyond so many standard deviations says that the variant's profile is wrong; if that was measured, a
+/// second one must confirm it, for a hiccup is likelier.
 const FIRST_RUN_SIGMAS: f64 = 2.0;
 /// How much wider the tail of a variant's first runs is than the unit's: a profile's error comes on top.
 const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
+/// The same where the profile was measured.
+const FIRST_MEASURED_STRETCH: [f64; 2] = [1.2, 1.1];
 /// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// them all would leave it a guess for ever.
 const RISKED_RUNS: u32 = 3;
@@ -59,6 +59,10 @@ struct Pair {
     ln_bias: f64,
     variance: f64,
     observations: u32,
+    /// Whether its profile was measured.
+    measured: bool,
+    /// Logarithm by which its first run was beyond what its profile allows.
+    first_off: f64,
     /// Runs begun.
     begun: u32,
     scale: Scale,
@@ -83,6 +87,8 @@ impl Pair {
             ln_bias: 0.0,
             variance: deviation * deviation,
             observations: 0,
+            measured: profile.is_some_and(|profile| profile.latency_source == Provenance::Measured),
+            first_off: 0.0,
             begun: 0,
             scale: profile.map_or(Scale::new(1.0, false), |profile| {
                 Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
@@ -225,8 +231,19 @@ impl Estimates {
     }
 
     fn stretch(&self, variant: VariantId, unit: UnitId) -> f64 {
-        let seen = self.pair(variant, unit).observations as usize;
-        FIRST_RUNS_STRETCH.get(seen).copied().unwrap_or(1.0)
+        let pair = self.pair(variant, unit);
+        let first = if pair.measured { &FIRST_MEASURED_STRETCH[..] } else { &FIRST_RUNS_STRETCH };
+        first.get(pair.observations as usize).copied().unwrap_or(1.0)
+    }
+
+    /// Variance of the logarithm of the slowdown at a unit's operating point, and the share of it that a run of another
+    /// variant at another point would take away: what is bound by its own arithmetic tells nothing of the memory.
+    #[must_use]
+    pub fn unknown(&self, unit: UnitId, of: (VariantId, usize), by: (VariantId, usize)) -> (f64, f64) {
+        let filter = &self.filters[self.filter(unit)];
+        let point = |(variant, point): (VariantId, usize)| self.pair(variant, unit).points[point];
+        let noise = self.tails[unit.index()].noise();
+        (filter.variance(point(of)), filter.told(point(of), point(by), noise))
     }
 
     /// Whether the latency of this variant on this unit is a guess that still has to be tried.
@@ -255,17 +272,18 @@ impl Estimates {
         let point = self.point_of(unit, clock);
         let tail = &mut self.tails[unit.index()];
         let pair = &mut self.pairs[variant.index()][unit.index()];
-        let noise = tail.spread().map_or(OBSERVATION_NOISE, |spread| {
-            (spread * spread).clamp(OBSERVATION_NOISE_RANGE.0, OBSERVATION_NOISE_RANGE.1)
-        });
+        let noise = tail.noise();
         let at = pair.points[point];
         let observed = (actual.as_f64() / profiled.as_f64()).ln() - pair.ln_bias;
-        if pair.observations == 0 {
+        if pair.observations < if pair.measured { 2 } else { 1 } {
             let (expected, _) = self.filters[filter].ln_factor(at);
             let (variance, off) =
                 (self.filters[filter].variance(at) + pair.variance + noise, observed - expected);
             if off * off > FIRST_RUN_SIGMAS * FIRST_RUN_SIGMAS * variance {
-                pair.variance = pair.variance.max(off * off);
+                if !pair.measured || pair.first_off * off > 0.0 {
+                    pair.variance = pair.variance.max(off * off);
+                }
+                pair.first_off = off;
             }
         }
         self.versions[filter] += 1;
@@ -276,17 +294,14 @@ impl Estimates {
         if pair.observations > 0 {
             let ratio = update.innovation.exp();
             self.latency_errors[unit.index()].observe(1.0, ratio);
-            tail.observe(ratio);
+            tail.observe(ratio, update.stepped);
         }
         pair.observations = pair.observations.saturating_add(1);
-        if update.stepped {
-            tail.doubt();
-        }
     }
 
-    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run. It counts in the tail
-    /// as one that took as long as those do on average that take so long, unless nothing was out of the ordinary by
-    /// then. How slow the unit is it does not say.
+    /// A run was cancelled after `elapsed`, of which the profile says `profiled` for the whole run. It counts as one
+    /// that took as long as those do on average that take so long, unless nothing was out of the ordinary by then: were
+    /// only those counted that came in time, a unit that is taken for too fast would be so for ever.
     pub fn observe_longer(
         &mut self,
         variant: VariantId,
@@ -300,7 +315,8 @@ impl Estimates {
             let ratio = elapsed.as_f64() / expected;
             let odds = self.survival(variant, unit, ratio).max(f64::MIN_POSITIVE);
             let more = (self.mean_excess(unit, ratio) / odds).clamp(0.0, LONGEST_EXCESS);
-            self.tails[unit.index()].observe(ratio + more);
+            let actual = Nanos::from_f64(expected * (ratio + more));
+            self.observe_latency(variant, unit, clock, profiled, actual);
         }
     }
 

@@ -11,9 +11,9 @@
 //!   interval. Sensors average over less than a sweep, so that a unit which was busy for a part `d` of it shows
 //!   all or nothing: the variance of the observation grows with `d (1 - d)`.
 //!
-//! Units are taken as independent: each gets the share of the surprise that its variance has in the whole. The
-//! idle power is `i + j T`, learned from sweeps in which nothing ran, so that it follows within seconds what else
-//! draws from the same supply.
+//! Units are taken as independent: each gets the share of the surprise that its variance has in the whole. A unit
+//! with a meter of its own learns from that alone. The idle power is `i + j T`, learned from sweeps in which nothing
+//! ran but what is metered, so that it follows within seconds what else draws from the same supply.
 
 use super::meter::Meter;
 use crate::core::catalog::{Board, PowerModel};
@@ -49,6 +49,8 @@ const IDLE_RANGE: (f64, f64) = (0.2, 5.0);
 const SIGNAL: f64 = 0.1;
 /// A unit at one operating point for this share of an interval shows what it draws there.
 const STEADY: f64 = 0.9;
+/// Sweeps after a metered run in which the board's surprises are not put down to its unit.
+const METERED_SWEEPS: u32 = 50;
 /// How far sensors may lead away from the board file's power of a unit: one that shows nothing at all must not
 /// make work free.
 const UNIT_RANGE: (f64, f64) = (0.1, 10.0);
@@ -111,6 +113,8 @@ struct UnitPower {
     active: Option<Active>,
     open: Exposure,
     closed: Exposure,
+    /// Sweeps for which its own meter is still taken to tell better than the board's rails.
+    metered: u32,
 }
 
 /// The board.
@@ -160,6 +164,7 @@ impl UnitPower {
             active: None,
             open: Exposure::default(),
             closed: Exposure::default(),
+            metered: 0,
         };
         unit.tabulate(0.0);
         unit.file_w.clone_from(&unit.watts);
@@ -202,7 +207,7 @@ impl UnitPower {
     /// Takes a surprise of so many watts, of which the whole variance is `variance`.
     fn correct(&mut self, gains: &[f64; 4], surprise: f64, variance: f64) {
         for (coefficient, gain) in self.coefficients.iter_mut().zip(gains) {
-            *coefficient = (*coefficient + gain / variance * surprise).clamp(0.0, WATTS_MAX);
+            *coefficient += gain / variance * surprise;
         }
         for (i, gain) in gains.iter().enumerate() {
             for (j, other) in gains.iter().enumerate() {
@@ -218,6 +223,28 @@ impl UnitPower {
                 });
             }
             self.covariance[index][index] = self.covariance[index][index].max(1e-12);
+        }
+        self.keep_above_zero();
+    }
+
+    /// Puts coefficients that came out negative at zero, and the others where they are likeliest then: cutting them off
+    /// alone would leave what the others moved for their sake.
+    fn keep_above_zero(&mut self) {
+        for _ in 0..self.coefficients.len() {
+            let Some(index) = (0..4)
+                .filter(|&index| self.coefficients[index] < 0.0)
+                .min_by(|&a, &b| self.coefficients[a].total_cmp(&self.coefficients[b]))
+            else {
+                break;
+            };
+            let over = self.coefficients[index] / self.covariance[index][index];
+            for other in 0..4 {
+                self.coefficients[other] -= self.covariance[other][index] * over;
+            }
+            self.coefficients[index] = 0.0;
+        }
+        for coefficient in &mut self.coefficients {
+            *coefficient = coefficient.clamp(0.0, WATTS_MAX);
         }
     }
 
@@ -382,11 +409,15 @@ impl Power {
             variance += unit.variance(&unit.row(self.span_s)).1;
         }
         let surprise = measured_w - idle_w - busy_w;
-        if self.units.iter().all(|unit| unit.closed.busy_s <= 0.0) {
+        if self.units.iter().all(|unit| unit.closed.busy_s <= 0.0 || unit.metered > 0) {
             self.correct_idle(idle_gains, surprise, variance);
         }
         let (span_s, warmth) = (self.span_s, self.warmth);
         for unit in self.units.iter_mut().filter(|unit| unit.closed.busy_s > 0.0) {
+            if unit.metered > 0 {
+                unit.metered -= 1;
+                continue;
+            }
             let gains = unit.variance(&unit.row(span_s)).0;
             unit.correct(&gains, surprise, variance);
             if let (false, Some(point)) = (unit.closed.mixed, unit.closed.point)
@@ -426,6 +457,7 @@ impl Power {
         }
         let warmth = self.warmth;
         let unit = &mut self.units[unit];
+        unit.metered = METERED_SWEEPS;
         let expected = scale.value * unit.watts[point];
         let actual = (joules / seconds).min(WATTS_MAX);
         self.run_error.observe(expected, actual);

@@ -1,6 +1,6 @@
 //! What was learned, to outlive the process; and what of it is shown.
 
-use super::{BIAS_VARIANCE_MIN, Estimates, Filter, LN_MAX, Meter, OBSERVATION_NOISE, Scale};
+use super::{BIAS_VARIANCE_MIN, Estimates, Filter, LN_MAX, Meter, Scale, tail};
 use crate::core::catalog::{UnitId, VariantId};
 use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
@@ -130,7 +130,7 @@ impl Estimates {
             if learned.ln_bias.abs() <= LN_MAX && learned.observations > 0 {
                 pair.ln_bias = rounded(learned.ln_bias);
                 pair.observations = learned.observations;
-                pair.variance = (OBSERVATION_NOISE / f64::from(learned.observations)).max(BIAS_VARIANCE_MIN);
+                pair.variance = (tail::NOISE / f64::from(learned.observations)).max(BIAS_VARIANCE_MIN);
             }
             if learned.power_scale > 0.0 {
                 pair.scale = Scale::new(rounded(learned.power_scale), true);

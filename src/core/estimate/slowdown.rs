@@ -34,6 +34,9 @@ const ALARM_INFLATION: f64 = 4.0;
 /// Largest logarithm of a factor: 22 000 times.
 pub(super) const LN_MAX: f64 = 10.0;
 
+/// Smallest logarithm of a factor: others do not make a unit faster than it was alone, beyond what a profile is off.
+const LN_MIN: f64 = -0.7;
+
 /// Where a run stands on its roofline.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Point {
@@ -83,7 +86,7 @@ impl Default for Filter {
 impl Filter {
     /// A filter that begins at these factors, in logarithms, without being sure of them.
     pub(super) fn at(state: [f64; 2]) -> Self {
-        let sound = |ln: f64| if ln.is_nan() { 0.0 } else { ln.clamp(-LN_MAX, LN_MAX) };
+        let sound = |ln: f64| if ln.is_nan() { 0.0 } else { ln.clamp(LN_MIN, LN_MAX) };
         Self { state: state.map(sound), ..Self::default() }
     }
 
@@ -106,6 +109,19 @@ impl Filter {
     pub(super) fn variance(&self, at: Point) -> f64 {
         let (_, share) = self.ln_factor(at);
         self.gains([share, 1.0 - share]).1
+    }
+
+    /// The share of that variance that a run elsewhere on the roofline, in noise of variance `noise`, takes away.
+    pub(super) fn told(&self, at: Point, by: Point, noise: f64) -> f64 {
+        let weights = |point| {
+            let (_, share) = self.ln_factor(point);
+            [share, 1.0 - share]
+        };
+        let (gains, own) = self.gains(weights(by));
+        let [compute, memory] = weights(at);
+        let shared = gains[0] * compute + gains[1] * memory;
+        let (_, variance) = self.gains([compute, memory]);
+        (shared * shared / ((own + noise) * variance).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
     }
 
     /// Takes in the logarithm of a run's actual over profiled latency, its variant's bias (known to a variance)
@@ -134,7 +150,7 @@ impl Filter {
         }
         for (index, gain) in gains.iter().enumerate() {
             let moved = gain / variance * used;
-            self.state[index] = (self.state[index] + moved).clamp(-LN_MAX, LN_MAX);
+            self.state[index] = (self.state[index] + moved).clamp(LN_MIN, LN_MAX);
             if !stepped {
                 let adapted = ALPHA * self.process_noise[index] + (1.0 - ALPHA) * moved * moved;
                 self.process_noise[index] = adapted.clamp(PROCESS_NOISE.0, PROCESS_NOISE.1);

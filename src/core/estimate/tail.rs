@@ -1,45 +1,38 @@
 //! How much longer than expected a run may take: the distribution of the ratio R of actual to expected latency
 //! on one unit.
 //!
-//! Within the data the survival function is the conformal one: of n residuals that are exchangeable with the
-//! next, it exceeds the i-th smallest with probability `(n + 1 - i) / (n + 1)`, whatever their distribution (Vovk
-//! et al., Algorithmic Learning in a Random World, 2005); between two residuals it is linear. Beyond the largest
-//! it goes on as a generalised Pareto tail, fitted to the largest tenth by probability-weighted moments (Hosking
-//! and Wallis, Technometrics 29, 1987). Above a higher threshold such a tail is of the same shape, its scale
-//! larger by the shape times the distance, so that it joins at the largest residual.
+//! `P(R > r)` is the share of the last runs above `r`, the next among them: of `n` runs that are exchangeable with it,
+//! it exceeds the i-th smallest with probability `(n + 1 - i) / (n + 1)`, whatever their distribution (Vovk et al.,
+//! Algorithmic Learning in a Random World, 2005). Beyond the largest that falls exponentially; so the last 1024 runs
+//! tell one in a thousand, and fewer runs a little more than their largest. It is mixed with a wide prior that counts
+//! as much as four runs. What is promised and not kept, the planner's level makes up for.
 //!
-//! Three things multiply the *odds* of being late, which keeps probabilities between zero and one and the
+//! Two things multiply the *odds* of being late, which keeps probabilities between zero and one and the
 //! survival function invertible: `q = k s / (1 + (k - 1) s)`.
 //!
-//! - *Level*: too many late runs mean that the residuals are not exchangeable after all. The level that is aimed
-//!   at follows as in adaptive conformal inference (Gibbs and Candès, NeurIPS 2021), `eps <- eps + gamma (target
-//!   - missed)`, on the logarithm of the level, so that it stays positive.
 //! - *Burst*: late runs cluster. After one, the odds grow by what was seen after late runs so far.
 //! - *Doubt*: after a step or a fault the residuals are those of another world; this fades within a few runs.
+//!
+//! Expectations are over all runs, whatever the odds of the next.
 
-/// Residuals kept. Beyond 1/512 the tail is extrapolated.
-const WINDOW: usize = 512;
-/// Residuals of a wide prior, which give way to real ones, the widest last.
-const PRIOR: usize = 64;
-/// Scale of the prior's Laplace distribution in the logarithm: 1 of 100 runs is 30 % late.
-const PRIOR_SCALE: f64 = 0.055;
-/// A share of the residuals, or at least so many, make the tail.
-const TAIL_SHARE: usize = 10;
-const TAIL_MIN: usize = 8;
-/// Shape of the tail. Latencies of shared processors are not lighter than exponential, and with a shape of one
-/// half the variance is infinite. Strictly above zero, so that nothing is ever impossible.
-const SHAPE: (f64, f64) = (0.1, 0.5);
-/// Least scale of the tail beyond the data, as a share of the expected latency.
-const SCALE_MIN: f64 = 0.002;
+/// Residuals kept.
+const WINDOW: usize = 1024;
+/// Runs that the prior counts for.
+const PRIOR_RUNS: f64 = 4.0;
+/// The prior: no run is faster than the first, and what it takes beyond is exponential with the second as its mean; so
+/// a run takes what is expected, on average.
+const PRIOR_FROM: f64 = 0.9;
+const PRIOR_MEAN: f64 = 0.1;
+/// By how much the next run may exceed the largest, on average if it does.
+const BEYOND: f64 = 0.03;
+/// Variance of the logarithm of a run's latency, before so many residuals tell, as in ALERT; and its bounds.
+pub(super) const NOISE: f64 = 1e-3;
+const NOISE_MIN: usize = 64;
+const NOISE_RANGE: (f64, f64) = (2e-5, 1e-2);
 /// Ratios beyond these say no more than these.
 const RATIO: (f64, f64) = (1e-3, 1e3);
-/// Beyond this nothing is told apart.
-const FARTHEST: f64 = 1e9;
-/// The level that adapts: of so many runs, this share is late.
-const TARGET: f64 = 0.01;
-const LEVEL_GAIN: f64 = 0.3;
-/// Bounds of the odds that come of the level.
-const LEVEL_ODDS: (f64, f64) = (0.5, 8.0);
+/// Least standard deviation of the normal distribution.
+const DEVIATION_MIN: f64 = 0.002;
 /// A run beyond this quantile is late, for telling bursts.
 const LATE: f64 = 0.05;
 const BURST_ODDS: f64 = 30.0;
@@ -49,26 +42,20 @@ const BURST_MEMORY: f64 = 0.99;
 /// Odds in the first moment after a step or a fault, and what is left of them after each run.
 const DOUBT_ODDS: f64 = 8.0;
 const DOUBT_DECAY: f64 = 0.5;
-/// Bounds of all odds together.
-const ODDS: (f64, f64) = (0.5, 100.0);
+/// Most of all odds together.
+const ODDS: f64 = 100.0;
 
 /// How late runs on one unit are.
 #[derive(Debug, Clone)]
 pub(super) struct Tail {
-    /// Real and prior residuals, ascending.
+    /// Residuals, ascending.
     sorted: Vec<f64>,
-    /// Real residuals in the order of their coming, from `next` on once it is full.
+    /// The same in the order of their coming, from `next` on once it is full.
     ring: Vec<f64>,
     next: usize,
-    /// Prior residuals that are gone.
-    retired: usize,
-    /// Integral of the survival function from each residual to infinity.
-    beyond: Vec<f64>,
-    shape: f64,
-    /// Scale beyond the largest residual.
-    scale: f64,
+    /// Sums of `sorted` from each place to the end.
+    sums: Vec<f64>,
     odds: f64,
-    ln_level: f64,
     doubt: f64,
     was_late: bool,
     /// Runs after late ones, and those of them that were late again; both fade.
@@ -86,25 +73,18 @@ struct Gaussian {
 impl Tail {
     /// Nothing seen yet: wide. `gaussian` replaces the residuals by a normal distribution.
     pub(super) fn new(gaussian: bool) -> Self {
-        let mut sorted = Vec::with_capacity(WINDOW + 1);
-        sorted.extend((0..PRIOR).map(prior));
-        let mut tail = Self {
-            sorted,
-            ring: Vec::with_capacity(WINDOW),
+        let empty = || Vec::with_capacity(WINDOW);
+        Self {
+            sorted: empty(),
+            ring: empty(),
             next: 0,
-            retired: 0,
-            beyond: Vec::with_capacity(WINDOW + 1),
-            shape: SHAPE.0,
-            scale: SCALE_MIN,
+            sums: empty(),
             odds: 1.0,
-            ln_level: 0.0,
             doubt: 0.0,
             was_late: false,
             after_late: (0.0, 0.0),
-            gaussian: gaussian.then_some(Gaussian { mean: 1.0, deviation: 0.1 }),
-        };
-        tail.refit();
-        tail
+            gaussian: gaussian.then(|| Gaussian::of(&[])),
+        }
     }
 
     /// The residuals in the order of their coming.
@@ -113,23 +93,22 @@ impl Tail {
         early.iter().chain(late).copied()
     }
 
-    /// Takes in the ratio of actual to expected latency of a run.
-    pub(super) fn observe(&mut self, ratio: f64) {
+    /// Takes in the ratio of actual to expected latency of a run, and whether it showed that the unit's speed has
+    /// stepped: then it is no part of a burst, for the next is expected to be as slow, and what was seen says less
+    /// for a while.
+    pub(super) fn observe(&mut self, ratio: f64, stepped: bool) {
         if ratio.is_nan() {
             return;
         }
         let ratio = ratio.clamp(RATIO.0, RATIO.1);
-        let missed = if self.survival(ratio) < TARGET { 1.0 } else { 0.0 };
-        self.ln_level =
-            (self.ln_level + LEVEL_GAIN * (TARGET - missed)).clamp(-LEVEL_ODDS.1.ln(), -LEVEL_ODDS.0.ln());
-        let late = self.conformal(ratio) < LATE;
-        if self.was_late {
+        let late = !stepped && self.seen(ratio) < LATE;
+        if self.was_late && !stepped {
             let (runs, again) = self.after_late;
             self.after_late =
                 (runs * BURST_MEMORY + 1.0, again * BURST_MEMORY + if late { 1.0 } else { 0.0 });
         }
         self.was_late = late;
-        self.doubt *= DOUBT_DECAY;
+        self.doubt = if stepped { DOUBT_ODDS - 1.0 } else { self.doubt * DOUBT_DECAY };
         self.insert(ratio);
         self.refit();
     }
@@ -145,92 +124,86 @@ impl Tail {
     /// The world has changed: what was seen says less for a while.
     pub(super) fn doubt(&mut self) {
         self.doubt = DOUBT_ODDS - 1.0;
-        self.refit();
+        self.odds = self.odds_now();
     }
 
     /// P(R > ratio).
     pub(super) fn survival(&self, ratio: f64) -> f64 {
-        let ratio = ratio.min(FARTHEST);
         if let Some(gaussian) = self.gaussian {
             return gaussian.survival(ratio);
         }
-        self.by_odds(self.conformal(ratio))
+        let late = self.seen(ratio);
+        (self.odds * late / (1.0 + (self.odds - 1.0) * late)).clamp(f64::MIN_POSITIVE, 1.0)
     }
 
-    /// The ratio that a run stays below with probability `p`; the inverse of [`Tail::survival`].
+    /// The ratio that a run stays below with probability `p`: the least for which [`Tail::survival`] says so.
+    ///
+    /// With `k` residuals above it, and the next, the prior must make up for the rest: `P0(r) <= (late (n + 5) - 1 - k) /
+    /// 4`. The more are above, the lower the residuals let it be and the higher the prior wants it.
     pub(super) fn quantile(&self, p: f64) -> f64 {
         let late = (1.0 - p).clamp(1e-9, 1.0);
         if let Some(gaussian) = self.gaussian {
             return gaussian.quantile(late);
         }
         let late = late / (self.odds - (self.odds - 1.0) * late);
-        let (count, all) = (count(self.sorted.len()), self.sorted.len());
-        let (first, last) = (self.sorted[0], self.sorted[all - 1]);
-        // Where among the residuals the survival function takes this value, counted from the smallest.
-        let place = count - late * (count + 1.0);
-        if place < 0.0 {
-            return first * (1.0 + place).max(0.0).midpoint(1.0);
+        let all = self.sorted.len();
+        let most = late * (count(all) + 1.0 + PRIOR_RUNS);
+        let largest = self.largest();
+        if most < 1.0 + PRIOR_RUNS * prior(largest) {
+            return beyond(largest, most);
         }
-        let below = floor_index(place);
-        if below + 1 >= all {
-            let share = late * (count + 1.0);
-            return last + self.scale / self.shape * (share.min(1.0).powf(-self.shape) - 1.0);
+        let most = most - 1.0;
+        let by_prior = |above: usize| prior_quantile((most - count(above)) / PRIOR_RUNS);
+        let by_residuals = |above: usize| if above < all { self.sorted[all - 1 - above] } else { 0.0 };
+        let (mut low, mut high) = (0, all.min(floor_index(most)));
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if by_residuals(middle) > by_prior(middle) { low = middle + 1 } else { high = middle }
         }
-        self.sorted[below] + (place - place.floor()) * (self.sorted[below + 1] - self.sorted[below])
+        let at = |above: usize| by_prior(above).max(by_residuals(above));
+        low.checked_sub(1).map_or(at(low), |less| at(less).min(at(low)))
     }
 
     /// E[max(R - ratio, 0)]; at zero it is the mean.
     pub(super) fn mean_excess(&self, ratio: f64) -> f64 {
-        let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, FARTHEST) };
+        let ratio = if ratio.is_nan() { 0.0 } else { ratio.max(0.0) };
         if let Some(gaussian) = self.gaussian {
             return gaussian.mean_excess(ratio);
         }
-        let above = self.sorted.partition_point(|&residual| residual <= ratio);
-        if above == self.sorted.len() {
-            return self.survival(ratio) * (self.scale + self.shape * (ratio - self.sorted[above - 1]))
-                / (1.0 - self.shape);
-        }
-        let at = self.sorted[above];
-        let half = at / 2.0;
-        let from = if above == 0 { ratio.max(half) } else { ratio };
-        let reached = self.by_odds(count(self.sorted.len() - above) / (count(self.sorted.len()) + 1.0));
-        (from - ratio) + self.beyond[above] + (at - from) * f64::midpoint(self.survival(from), reached)
+        let place = self.sorted.partition_point(|&residual| residual <= ratio);
+        let above = self.sorted.len() - place;
+        let excess = self.sums.get(place).map_or(0.0, |sum| (sum - count(above) * ratio).max(0.0));
+        let of_next = BEYOND * self.next_above(ratio) + (self.largest() - ratio).max(0.0);
+        (excess + of_next + PRIOR_RUNS * prior_excess(ratio)) / (count(self.sorted.len()) + 1.0 + PRIOR_RUNS)
     }
 
-    /// Robust standard deviation of the residuals, once there are enough: the quartiles' distance over 1.349.
-    pub(super) fn spread(&self) -> Option<f64> {
+    /// Variance of the logarithm of a run's latency, the tail aside: robust, by the quartiles' distance over 1.349.
+    pub(super) fn noise(&self) -> f64 {
         let all = self.sorted.len();
-        (self.ring.len() >= PRIOR)
-            .then(|| (self.sorted[all * 3 / 4].ln() - self.sorted[all / 4].ln()) / 1.349)
-    }
-
-    /// The conformal survival function with its extrapolation.
-    fn conformal(&self, ratio: f64) -> f64 {
-        let all = self.sorted.len();
-        let of = count(all) + 1.0;
-        let below = self.sorted.partition_point(|&residual| residual <= ratio);
-        if below == all {
-            let over = (ratio - self.sorted[all - 1]) / self.scale;
-            return (1.0 + self.shape * over).powf(-1.0 / self.shape) / of;
+        if all < NOISE_MIN {
+            return NOISE;
         }
-        let (low, high, steps) = match below {
-            // Below the smallest residual it rises to one at half of it.
-            0 => (self.sorted[0] / 2.0, self.sorted[0], count(all) + 1.0),
-            _ => (self.sorted[below - 1], self.sorted[below], count(all - below) + 1.0),
-        };
-        let within = ((ratio - low) / (high - low)).clamp(0.0, 1.0);
-        (steps - if within.is_nan() { 0.0 } else { within }) / of
+        let deviation = (self.sorted[all * 3 / 4].ln() - self.sorted[all / 4].ln()) / 1.349;
+        (deviation * deviation).clamp(NOISE_RANGE.0, NOISE_RANGE.1)
     }
 
-    fn by_odds(&self, late: f64) -> f64 {
-        (self.odds * late / (1.0 + (self.odds - 1.0) * late)).clamp(f64::MIN_POSITIVE, 1.0)
+    /// The survival function whatever the odds of the next run.
+    fn seen(&self, ratio: f64) -> f64 {
+        let above = self.sorted.len() - self.sorted.partition_point(|&residual| residual <= ratio);
+        (count(above) + self.next_above(ratio) + PRIOR_RUNS * prior(ratio))
+            / (count(self.sorted.len()) + 1.0 + PRIOR_RUNS)
+    }
+
+    fn largest(&self) -> f64 {
+        self.sorted.last().copied().unwrap_or(PRIOR_FROM)
+    }
+
+    /// The odds that the next run exceeds a ratio if it exceeds all before it.
+    fn next_above(&self, ratio: f64) -> f64 {
+        (-(ratio - self.largest()).max(0.0) / BEYOND).exp()
     }
 
     fn insert(&mut self, ratio: f64) {
-        if self.retired < PRIOR {
-            self.remove(prior(retirement(self.retired)));
-            self.retired += 1;
-        }
         if self.ring.len() < WINDOW {
             self.ring.push(ratio);
         } else {
@@ -250,48 +223,39 @@ impl Tail {
         }
     }
 
-    /// Fits the tail and integrates the survival function.
+    /// What follows from the residuals.
     fn refit(&mut self) {
-        let all = self.sorted.len();
-        if self.gaussian.is_some() {
-            self.gaussian = Some(Gaussian::of(&self.sorted));
+        self.odds = self.odds_now();
+        if let Some(gaussian) = &mut self.gaussian {
+            *gaussian = Gaussian::of(&self.sorted);
             return;
         }
-        self.odds = self.odds_now();
-        let exceeding = (all / TAIL_SHARE).max(TAIL_MIN).min(all - 1);
-        let threshold = self.sorted[all - exceeding - 1];
-        (self.shape, self.scale) = pareto(&self.sorted[all - exceeding..], threshold);
-        let (largest, of) = (self.sorted[all - 1], count(all) + 1.0);
-        self.scale = (self.scale + self.shape * (largest - threshold)).max(SCALE_MIN);
-        self.beyond.clear();
-        self.beyond.resize(all, 0.0);
-        let mut survival = self.by_odds(1.0 / of);
-        let mut sum = survival * self.scale / (1.0 - self.shape);
-        self.beyond[all - 1] = sum;
-        for index in (0..all - 1).rev() {
-            let here = self.by_odds(count(all - index) / of);
-            sum += (self.sorted[index + 1] - self.sorted[index]) * f64::midpoint(survival, here);
-            survival = here;
-            self.beyond[index] = sum;
-        }
+        let mut sum = 0.0;
+        self.sums.clear();
+        self.sums.extend(self.sorted.iter().rev().map(|residual| {
+            sum += residual;
+            sum
+        }));
+        self.sums.reverse();
     }
 
     fn odds_now(&self) -> f64 {
         let odds = |p: f64| p / (1.0 - p);
-        let level = (-self.ln_level).exp();
         let (runs, again) = self.after_late;
         let share = (again + BURST_PRIOR * LATE) / (runs + BURST_PRIOR);
         let burst = if self.was_late { (odds(share) / odds(LATE)).clamp(1.0, BURST_ODDS) } else { 1.0 };
-        (level * burst * (1.0 + self.doubt)).clamp(ODDS.0, ODDS.1)
+        (burst * (1.0 + self.doubt)).clamp(1.0, ODDS)
     }
 }
 
 impl Gaussian {
+    /// Of the residuals and the prior.
     fn of(residuals: &[f64]) -> Self {
-        let of = count(residuals.len());
-        let mean = residuals.iter().sum::<f64>() / of;
-        let variance = residuals.iter().map(|residual| (residual - mean).powi(2)).sum::<f64>() / of;
-        Self { mean, deviation: variance.sqrt().max(SCALE_MIN) }
+        let (of, prior_mean) = (count(residuals.len()) + PRIOR_RUNS, PRIOR_FROM + PRIOR_MEAN);
+        let mean = (residuals.iter().sum::<f64>() + PRIOR_RUNS * prior_mean) / of;
+        let squares: f64 = residuals.iter().map(|residual| (residual - mean).powi(2)).sum();
+        let of_prior = PRIOR_RUNS * (PRIOR_MEAN.powi(2) + (prior_mean - mean).powi(2));
+        Self { mean, deviation: ((squares + of_prior) / of).sqrt().max(DEVIATION_MIN) }
     }
 
     fn survival(&self, ratio: f64) -> f64 {
@@ -316,34 +280,39 @@ impl Gaussian {
     }
 }
 
-/// The `index`-th prior residual, ascending: quantiles of a Laplace distribution in the logarithm.
-fn prior(index: usize) -> f64 {
-    let p = (count(index) + 0.5) / count(PRIOR);
-    let ln = if p < 0.5 { PRIOR_SCALE * (2.0 * p).ln() } else { -PRIOR_SCALE * (2.0 * (1.0 - p)).ln() };
-    ln.exp()
+/// P(R > ratio) by the prior.
+fn prior(ratio: f64) -> f64 {
+    (-(ratio - PRIOR_FROM).max(0.0) / PRIOR_MEAN).exp()
 }
 
-/// The prior residual that goes as the `step`-th, from the middle outwards.
-fn retirement(step: usize) -> usize {
-    let middle = PRIOR / 2;
-    if step.is_multiple_of(2) { middle + step / 2 } else { middle - 1 - step / 2 }
+/// E[max(R - ratio, 0)] by the prior.
+fn prior_excess(ratio: f64) -> f64 {
+    PRIOR_MEAN * prior(ratio) + (PRIOR_FROM - ratio).max(0.0)
 }
 
-/// Shape and scale of a generalised Pareto distribution by probability-weighted moments of the exceedances over
-/// a threshold. With `b0` their mean and `b1` that of `(1 - p) y`: shape `2 - b0/(b0 - 2 b1)`, and the scale that
-/// keeps the mean `scale / (1 - shape)` where the shape meets its bounds.
-fn pareto(ascending: &[f64], threshold: f64) -> (f64, f64) {
-    let of = count(ascending.len());
-    let (mut b0, mut b1) = (0.0, 0.0);
-    for (index, residual) in ascending.iter().enumerate() {
-        let exceeds = (residual - threshold).max(0.0);
-        let p = (count(index) + 1.0 - 0.35) / of;
-        b0 += exceeds / of;
-        b1 += (1.0 - p) * exceeds / of;
+/// The ratio above `largest` where the next run and the prior have `most` left: by Newton's method, from below, since
+/// the function falls and is convex up to where the prior begins to fall and beyond.
+fn beyond(largest: f64, most: f64) -> f64 {
+    let mut ratio = if most < PRIOR_RUNS { largest.max(PRIOR_FROM) } else { largest };
+    for _ in 0..64 {
+        let falling = ratio >= PRIOR_FROM;
+        let (next, wide) = ((-(ratio - largest) / BEYOND).exp(), PRIOR_RUNS * prior(ratio));
+        let slope = next / BEYOND + if falling { wide / PRIOR_MEAN } else { 0.0 };
+        let step = (next + wide - most) / slope;
+        ratio += step;
+        if !falling {
+            ratio = ratio.min(PRIOR_FROM);
+        }
+        if step <= 1e-9 * ratio {
+            break;
+        }
     }
-    let shape = 2.0 - b0 / (b0 - 2.0 * b1);
-    let shape = if shape.is_nan() { SHAPE.0 } else { shape.clamp(SHAPE.0, SHAPE.1) };
-    (shape, (b0 * (1.0 - shape)).max(0.0))
+    ratio
+}
+
+/// The ratio that all but a share `late` stay below by the prior.
+fn prior_quantile(late: f64) -> f64 {
+    if late >= 1.0 { 0.0 } else { PRIOR_FROM - PRIOR_MEAN * late.max(f64::MIN_POSITIVE).ln() }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "at most a few hundred")]

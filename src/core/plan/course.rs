@@ -59,6 +59,11 @@ impl Course {
         self.until(s).map(|(stretch, end)| (end - stretch.from_s) * stretch.pace).sum()
     }
 
+    /// The share of the first `s` seconds that the stretch at their end takes up.
+    pub(crate) fn steadiness(&self, s: f64) -> f64 {
+        self.until(s).last().map_or(0.0, |(stretch, end)| (end - stretch.from_s) / s)
+    }
+
     /// Energy drawn in the first `s` seconds, J.
     pub(crate) fn joules(&self, s: f64) -> f64 {
         self.between(0.0, s)

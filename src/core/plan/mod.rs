@@ -113,6 +113,8 @@ pub enum Constraint {
     Accuracy,
     /// An energy, power or thermal budget: better ones cost more than is there.
     Budget,
+    /// What is not known: better ones were too slow when last seen, and this clock tells whether they still are.
+    Knowledge,
 }
 
 /// A decision and its reasons.

@@ -10,11 +10,6 @@ use crate::time::Timestamp;
 use crate::units::Kilohertz;
 use std::ops::Range;
 
-/// A rescue is given as much longer than expected as all but so many of the runs on its unit take.
-const RESCUE_QUANTILE: f64 = 0.995;
-/// Odds that it is late all the same: what delays the run that it replaces may delay it, too.
-pub(super) const RESCUE_FAILS: f64 = 0.01;
-
 /// What is common to all runs on a unit now.
 #[derive(Debug, Clone)]
 pub(super) struct Place<'a> {
@@ -24,6 +19,9 @@ pub(super) struct Place<'a> {
     pub(super) points: Range<usize>,
     /// The operating point in force.
     present: usize,
+    /// The one that it is on its way to, and for how long still, s.
+    asked: usize,
+    left_s: f64,
     /// How long a change takes, s.
     pub(super) settle_s: f64,
     /// When it will be free.
@@ -35,12 +33,20 @@ impl<'a> Place<'a> {
     pub(super) fn new(view: &View<'a>, unit: UnitId) -> Self {
         let board = &view.catalog.board;
         let domain = board.units[unit.index()].domain;
-        let (points, present) = domain.map_or((0..1, None), |domain| clock_points(view, domain));
+        let (points, asked) = domain.map_or((0..1, None), |domain| clock_points(view, domain));
+        let way = domain.zip(asked).and_then(|(domain, asked)| {
+            view.clocks.way_to(domain, asked, view.snapshot, view.now)
+        });
+        // A domain whose clock is not known runs at its lowest at worst.
+        let point = |clock: Option<Kilohertz>| {
+            clock.map_or(points.start, |clock| view.costs.opp_at(unit, clock))
+        };
         Self {
             unit,
             clocks: view.costs.clocks(unit),
-            // A domain whose clock is not known runs at its lowest at worst.
-            present: present.map_or(points.start, |clock| view.costs.opp_at(unit, clock)),
+            present: point(way.map(|(clock, _)| clock).or(asked)),
+            asked: point(asked),
+            left_s: way.map_or(0.0, |(_, left)| left.as_secs_f64()),
             points,
             settle_s: domain.map_or(0.0, |domain| board.domains[domain.index()].settle.as_secs_f64()),
             free_at: view.free_at[unit.index()].max(view.now),
@@ -55,7 +61,7 @@ impl<'a> Place<'a> {
 
     /// Seconds in which the clock is not yet that of the `opp`-th operating point.
     pub(super) fn change_s(&self, opp: usize) -> f64 {
-        if opp == self.present { 0.0 } else { self.settle_s }
+        if opp == self.asked { self.left_s } else { self.settle_s }
     }
 }
 
@@ -149,8 +155,11 @@ pub(super) struct Fallback<'a, 'p> {
     pub(super) pair: Pair<'a, 'p>,
     /// Whether the run is cancelled for it; else it runs beside it on another unit.
     pub(super) cancels: bool,
-    /// How much longer than expected it may take.
+    /// How much longer than expected it may take: what delays the run that it replaces may delay it as much, so it is
+    /// given what all but the odds to miss of all runs take.
     slack: f64,
+    /// Those odds.
+    pub(super) fails: f64,
 }
 
 impl<'a, 'p> Fallback<'a, 'p> {
@@ -189,8 +198,9 @@ impl<'a, 'p> Fallback<'a, 'p> {
             }
         }
         let (_, pair) = best?;
-        let slack = view.estimates.quantile(pair.variant, pair.place.unit, RESCUE_QUANTILE).max(1.0);
-        Some(Self { pair, cancels, slack })
+        let fails = pair.place.risk.miss;
+        let slack = view.estimates.quantile(pair.variant, pair.place.unit, 1.0 - fails).max(1.0);
+        Some(Self { pair, cancels, slack, fails })
     }
 
     /// The operating point of the rescue when the clock stands at `opp`, and how long before the deadline it

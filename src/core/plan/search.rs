@@ -9,7 +9,7 @@
 //! first that does is the cheapest, since points above which another costs less are left out.
 
 use super::crowd::{Crowd, foreseen_s, joined_s};
-use super::place::{Fallback, Pair, Place, RESCUE_FAILS};
+use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::{
     Awaits, Boost, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Rescue, Ruling,
@@ -31,6 +31,11 @@ const CROWDING: f64 = 1.05;
 /// Most of the runs of a configuration that may be expected to be rescued.
 const MOST_RESCUED: f64 = 0.05;
 
+/// Standard deviation of the logarithm of a slowdown that is worth a look, and the least share of its variance that a
+/// look must take away.
+const UNSURE: f64 = 0.05;
+const TELLING: f64 = 0.2;
+
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 struct Rank {
     grade: Grade,
@@ -43,6 +48,8 @@ struct Ranked {
     rank: Rank,
     start: Timestamp,
     for_budget: bool,
+    /// At this clock for what it tells.
+    looks: bool,
     count: usize,
     candidate: Candidate,
 }
@@ -55,6 +62,8 @@ struct Tally {
     cheapest_slow: f64,
     cheapest_inaccurate: f64,
     accurate_unpaid: Option<Ppm>,
+    /// On target but for its latency.
+    unheld: Option<(VariantId, UnitId)>,
     soonest_paid: Option<Timestamp>,
     any_loaded: bool,
     any_affordable: bool,
@@ -106,6 +115,7 @@ impl<'v, 'l> Search<'v, 'l> {
             cheapest_slow: f64::INFINITY,
             cheapest_inaccurate: f64::INFINITY,
             accurate_unpaid: None,
+            unheld: None,
             soonest_paid: None,
             any_loaded: false,
             any_affordable: false,
@@ -139,6 +149,30 @@ impl<'v, 'l> Search<'v, 'l> {
                     }
                 }
             }
+        }
+        self.look(&places);
+    }
+
+    /// Where what would be on target is too slow by what was last seen of it, a run at the highest clock tells more
+    /// of that than one at the cheapest: it is then chosen for what it tells, once in a while.
+    fn look(&mut self, places: &[Place<'v>]) {
+        let (Some(best), Some((slow, unit))) = (self.best, self.tally.unheld) else { return };
+        let (view, chosen) = (self.view, best.candidate);
+        let ready = best.rank.grade == Grade::OnTime && best.start <= view.now && unit == chosen.unit;
+        let Some(prefix) = self.prefixes.iter().find(|prefix| ready && prefix.count == best.count) else { return };
+        let place = &places[unit.index()];
+        let top = place.top();
+        let (variance, told) = view.estimates.unknown(unit, (slow, top), (chosen.variant, top));
+        if variance.sqrt() <= UNSURE || told <= TELLING {
+            return;
+        }
+        let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
+        let draft = Draft { opp: top, boost: None, fallback: None, share_s: f64::INFINITY };
+        let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
+        let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
+        if paid.is_some_and(|paid| paid <= view.now) {
+            self.note(&prefix, &priced, best.start, best.rank.grade, Ruling::Chosen);
+            self.best = Some(Ranked { looks: true, candidate: priced.candidate, ..best });
         }
     }
 
@@ -189,7 +223,6 @@ impl<'v, 'l> Search<'v, 'l> {
         // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
         let armed = fallback.and_then(|fallback| {
             let odds = allowed_rescues(prefix, pair, &fallback) * place.risk.trust;
-            let odds = odds.min(place.risk.miss / RESCUE_FAILS);
             (odds > place.risk.miss).then(|| (fallback, quantile(odds)))
         });
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
@@ -231,6 +264,9 @@ impl<'v, 'l> Search<'v, 'l> {
             }
         }
         if !found {
+            if accurate {
+                self.tally.unheld = Some((pair.variant, place.unit));
+            }
             let draft = Draft { opp: place.top(), boost: None, fallback: armed, share_s };
             short |= self.consider(prefix, pair, &draft);
         }
@@ -319,7 +355,8 @@ impl<'v, 'l> Search<'v, 'l> {
         self.note(prefix, &priced, start, rank.grade, ruling);
         if rank.grade < Grade::Unfit && self.best.is_none_or(|best| rank < best.rank) {
             let (count, candidate) = (prefix.count, priced.candidate);
-            self.best = Some(Ranked { rank, start, for_budget: paid > free_at, count, candidate });
+            self.best =
+                Some(Ranked { rank, start, for_budget: paid > free_at, looks: false, count, candidate });
         }
         paid > free_at
     }
@@ -371,7 +408,7 @@ impl<'v, 'l> Search<'v, 'l> {
             let more_s = fallback.pair.seconds(opp);
             joules += odds * more_s * fallback.pair.watts(opp);
             seconds += if fallback.cancels { odds * more_s } else { 0.0 };
-            late = RESCUE_FAILS * if fallback.cancels { odds } else { late };
+            late = fallback.fails.min(if fallback.cancels { odds } else { late });
             accuracy -= odds * (pair.accuracy - fallback.pair.accuracy);
             rescued = odds;
         }
@@ -497,7 +534,9 @@ impl<'v, 'l> Search<'v, 'l> {
     fn explain(&self, ranked: &Ranked) -> Explanation {
         let (chosen, tally) = (ranked.candidate, &self.tally);
         let per_item = chosen.energy.as_f64() / f64::from(chosen.items.max(1));
-        let binding = if tally.accurate_unpaid.is_some_and(|accuracy| accuracy > chosen.accuracy) {
+        let binding = if ranked.looks {
+            Constraint::Knowledge
+        } else if tally.accurate_unpaid.is_some_and(|accuracy| accuracy > chosen.accuracy) {
             Constraint::Budget
         } else if tally.cheapest_slow < per_item && tally.cheapest_slow <= tally.cheapest_inaccurate {
             Constraint::Deadline
@@ -534,6 +573,7 @@ pub(super) fn seconds_until(end: Timestamp, start: Timestamp) -> f64 {
 /// Sorts what was looked at, best first, and says what is the choice and what rules the others out.
 pub(super) fn rule(all: &mut [Considered]) {
     let key = |one: &Considered| match one.grade {
+        _ if one.ruling == Ruling::Chosen => (Grade::OnTarget, f64::NEG_INFINITY, 0.0),
         Grade::OnTarget => {
             (one.grade, one.candidate.energy.as_f64() / f64::from(one.candidate.items.max(1)), 0.0)
         }

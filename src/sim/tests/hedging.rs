@@ -7,7 +7,7 @@ use crate::core::catalog::UnitKind;
 use crate::core::tuning::Tuning;
 use std::sync::Arc;
 
-const MINUTES: u64 = 2;
+const MINUTES: u64 = 3;
 
 /// VGG19 as measured on the TX2, and a variant of a seventh of its latency.
 fn vgg() -> SimModel {
@@ -100,12 +100,13 @@ fn play(case: &Case, budgets: &Budgets, tuning: Tuning, seed: u64) -> Summary {
     world.summary()
 }
 
-/// Of 600 to 1800 answers each, with and without hedging, 0.5 % are late at most (one in a thousand is aimed at), for
-/// less energy than `performance`. The three are not ranked: they differ in accuracy, and while the tail is taken for
-/// wider than it is, hedging is not worth what it could be.
+/// Of 900 to 2700 answers each, with and without hedging, 0.5 % are late at most (one in a thousand is aimed at), for
+/// less energy than `performance`; and where the load is steady, hedging saves against the margin that does the same
+/// without it, for less of the accuracy than it may cost.
 #[test]
 #[allow(clippy::cast_precision_loss, reason = "counts")]
 fn hedged_or_not_answers_are_in_time_for_less_energy() {
+    let mut problems = Vec::new();
     for case in cases() {
         println!("{}", case.name);
         let performance = Budgets { objective: Objective::Performance, ..case.budgets.clone() };
@@ -132,9 +133,17 @@ fn hedged_or_not_answers_are_in_time_for_less_energy() {
             );
         }
         let [(_, usual), planned @ ..] = &all;
+        let [(_, margin), _, (_, whole)] = planned else { unreachable!("four runs") };
+        let short = case.budgets.classes[0].accuracy_target.unwrap_or_default().as_fraction() - 0.002;
+        let steady = case.script == Script::default();
+        if steady && (whole.energy_j > margin.energy_j || whole.accuracy().as_fraction() < short) {
+            problems.push(format!("{}: {whole}\n{margin}", case.name));
+        }
         for (_, summary) in planned {
-            assert!(summary.failed_share() <= 0.005, "{}: {summary}", case.name);
-            assert!(summary.energy_j < usual.energy_j, "{}: {summary}\n{usual}", case.name);
+            if summary.failed_share() > 0.005 || summary.energy_j >= usual.energy_j {
+                problems.push(format!("{}: {summary}\n{usual}", case.name));
+            }
         }
     }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
