@@ -108,6 +108,7 @@ pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open
             let work_scale = plant.work_scale;
             let mut board = spec.board();
             plant.complete(&mut board);
+            board.thermal = board.thermal.sped_up(plant.thermal_speedup);
             let sim = SimBoard::new(plant, *seed, Arc::clone(clock));
             if let Some(script) = &script {
                 sim.play(script);
@@ -128,7 +129,10 @@ pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open
             let units: Vec<String> = spec.units.iter().map(|unit| unit.name.clone()).collect();
             let remote = RemoteAccelerator::connect(accelerator_socket, &spec.name, &units)
                 .map_err(|source| StartError::SimulatedBoard { path: accelerator_socket.clone(), source })?;
-            open_sysfs(config, spec, status, Some(Arc::new(remote)), clock)
+            let thermal_speedup = remote.thermal_speedup();
+            let mut open = open_sysfs(config, spec, status, Some(Arc::new(remote)), clock)?;
+            open.board.thermal = open.board.thermal.sped_up(thermal_speedup);
+            Ok(open)
         }
         Simulation::Off => {
             status.simulated = false;

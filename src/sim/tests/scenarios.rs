@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::board::sim::{Change, Heat, PlantSpec, Script};
-use crate::core::energy::EnergyAllowance;
+use crate::core::catalog::ModelId;
+use crate::core::energy::{ClassBudget, EnergyAllowance};
+use crate::core::event::{AppId, ClassId, Outcome};
 use crate::core::thermal::Regime;
 use crate::units::{Microjoules, Microwatts};
 use std::sync::Arc;
@@ -15,8 +17,7 @@ fn fast_heat(name: &str, told: bool) -> Machine {
     let plant = PlantSpec::from_board(&spec).unwrap().with_thermal_speedup(FACTOR).unwrap();
     let mut described = spec.board();
     if told {
-        described.thermal.fast_tau_s /= FACTOR;
-        described.thermal.slow_tau_s /= FACTOR;
+        described.thermal = described.thermal.sped_up(FACTOR);
     }
     Machine::of_plant(described, Arc::new(plant), &[fashion()], 11)
 }
@@ -148,8 +149,8 @@ fn accuracy_follows_the_heat_and_keeps_the_floor() {
     let mean = |from: f64, until: f64| {
         let rows = world.rows().iter().filter(|row| row.arrival >= at_s(from) && row.arrival < at_s(until));
         let accuracies = rows.filter_map(|row| match row.outcome {
-            crate::core::event::Outcome::Served(served) => Some(served.accuracy.as_fraction()),
-            crate::core::event::Outcome::Rejected { .. } => None,
+            Outcome::Served(served) => Some(served.accuracy.as_fraction()),
+            Outcome::Rejected { .. } => None,
         });
         let all: Vec<f64> = accuracies.collect();
         (all.iter().sum::<f64>() / all.len() as f64, all.iter().copied().fold(1.0, f64::min))
@@ -160,4 +161,52 @@ fn accuracy_follows_the_heat_and_keeps_the_floor() {
     assert!(hot.0 < cool.0 && hot.1 >= 0.88, "{hot:?}");
     assert_ne!(world.checkers().regime(), Regime::Critical);
     assert_eq!(summary.above_trip, Nanos::ZERO, "{summary}");
+}
+
+/// The load of the demo: a camera with a hard deadline, and later a microphone, in a box that gets hot. Neither starves
+/// the other: until the box is as hot as it may be, and while it is.
+#[test]
+fn a_camera_and_a_microphone_share_a_hot_box() {
+    const FACTOR: f64 = 40.0;
+    let spec = board("jetson-tx2");
+    let plant = PlantSpec::from_board(&spec).unwrap().with_thermal_speedup(FACTOR).unwrap();
+    let script = include_str!("../../../config/disturbances/hot-box.toml");
+    let script = Script::parse(script, "hot-box.toml", &plant).unwrap();
+    let mut described = spec.board();
+    described.thermal = described.thermal.sped_up(FACTOR);
+    let machine = Machine::of_plant(described, Arc::new(plant), &[fashion(), crepe()], 11);
+    let mut limits = budgets(Objective::LeastEnergy);
+    limits.max_temperature = Some(MilliCelsius(78_000));
+    let class = |name: &str, latency_ms, floor, target: Option<f64>| ClassBudget {
+        name: name.into(),
+        latency: Nanos::from_millis(latency_ms),
+        min_accuracy: Ppm::from_fraction(floor),
+        accuracy_target: target.map(Ppm::from_fraction),
+        ..limits.classes[0].clone()
+    };
+    limits.classes = vec![class("camera", 66, 0.89, Some(0.933)), class("audio", 150, 0.92, None)];
+    let period = Arrivals::Periodic { period: Nanos(66_666_667), jitter: Nanos::ZERO };
+    let deadline = Some(Nanos::from_millis(66));
+    let frames = Stream { items: 3, deadline, ..Stream::plain(period, Nanos::from_secs(45)) };
+    let sound = Stream {
+        app: AppId(2),
+        class: ClassId(1),
+        model: ModelId(1),
+        from: at_s(25.0),
+        ..Stream::plain(Arrivals::Poisson { per_s: 20.0 }, Nanos::from_secs(45))
+    };
+    for seed in 1..=3 {
+        let mut world = world(&machine, &limits, vec![frames.clone(), sound.clone()], seed);
+        world.play(&script);
+        let summary = rested(&mut world, 45.0);
+        println!("seed {seed}: {summary}");
+        assert_eq!(summary.above_trip, Nanos::ZERO, "{summary}");
+        for class in [ClassId(0), ClassId(1)] {
+            let rows: Vec<_> = world.rows().iter().filter(|row| row.class == class).collect();
+            let good = |row: &&&Row| matches!(row.outcome, Outcome::Served(served) if !served.missed);
+            let failed = rows.len() - rows.iter().filter(good).count();
+            println!("  {class:?}: {failed} of {} late or refused", rows.len());
+            assert!(failed * 20 <= rows.len(), "{class:?}: {failed} of {}", rows.len());
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub struct RemoteAccelerator {
     path: PathBuf,
     board: String,
     units: Vec<String>,
+    thermal_speedup: f64,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -42,15 +43,23 @@ impl RemoteAccelerator {
     /// # Errors
     /// [`SimError::Lost`] if nobody answers there, [`SimError::Refused`] if it is another board.
     pub fn connect(path: &Path, board: &str, units: &[String]) -> Result<Self, SimError> {
-        let remote = Self {
+        let mut remote = Self {
             path: path.to_owned(),
             board: board.to_owned(),
             units: units.to_vec(),
+            thermal_speedup: 1.0,
             idle: Arc::default(),
         };
-        let first = remote.dial()?;
+        let (first, thermal_speedup) = remote.dial()?;
+        remote.thermal_speedup = thermal_speedup;
         lock(&remote.idle).push(first);
         Ok(remote)
+    }
+
+    /// How many times as fast as on a real board its heat flows.
+    #[must_use]
+    pub const fn thermal_speedup(&self) -> f64 {
+        self.thermal_speedup
     }
 
     /// What the board has been through since its power-on.
@@ -93,7 +102,8 @@ impl RemoteAccelerator {
         SimError::Lost(format!("{}: unexpected answer {answer:?}", self.path.display()))
     }
 
-    fn dial(&self) -> Result<Connection, SimError> {
+    /// A new connection, and the board's thermal speed-up.
+    fn dial(&self) -> Result<(Connection, f64), SimError> {
         let open = || -> io::Result<Connection> {
             let stream = UnixStream::connect(&self.path)?;
             stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -103,8 +113,12 @@ impl RemoteAccelerator {
         };
         let mut connection = open().map_err(|error| self.lost(&error))?;
         match connection.exchange(&Ask::Hello { version: VERSION }).map_err(|error| self.lost(&error))? {
-            Answer::Welcome { board, units } if board == self.board && units == self.units => Ok(connection),
-            Answer::Welcome { board, units } => Err(SimError::Refused(format!(
+            Answer::Welcome { board, units, thermal_speedup }
+                if board == self.board && units == self.units && thermal_speedup >= 1.0 =>
+            {
+                Ok((connection, thermal_speedup))
+            }
+            Answer::Welcome { board, units, .. } => Err(SimError::Refused(format!(
                 "{} is board {board} with units {}; wanted {} with {}",
                 self.path.display(),
                 units.join(", "),
@@ -126,7 +140,7 @@ impl RemoteAccelerator {
         }
         // The board may have been restarted: its old connections are all dead.
         lock(&self.idle).clear();
-        let mut connection = self.dial()?;
+        let (mut connection, _) = self.dial()?;
         let answer = connection.exchange(ask).map_err(|error| self.lost(&error))?;
         Ok((answer, connection))
     }

@@ -207,7 +207,8 @@ fn requests(
                 known = true;
                 let spec = board.spec();
                 let units = spec.units.iter().map(|unit| unit.name.clone()).collect();
-                client.answer(&Answer::Welcome { board: spec.board.clone(), units })?;
+                let thermal_speedup = spec.thermal_speedup;
+                client.answer(&Answer::Welcome { board: spec.board.clone(), units, thermal_speedup })?;
             }
             Ask::Hello { version } => {
                 let reason = format!("version {version}; this board speaks {VERSION}");

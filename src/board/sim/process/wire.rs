@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read, Write};
 
 /// Version of the language.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Longest line, in bytes: a disturbance script fits.
 pub(super) const LONGEST_LINE: u64 = 256 * 1024;
 
@@ -36,8 +36,8 @@ pub(super) enum Ask {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Answer {
-    /// Which board this is.
-    Welcome { board: String, units: Vec<String> },
+    /// Which board this is, and how many times as fast as on a real one its heat flows.
+    Welcome { board: String, units: Vec<String>, thermal_speedup: f64 },
     /// The run has begun.
     Begun { run: u64 },
     /// The request cannot be done.
