@@ -25,6 +25,9 @@ const REASON: &str = "wattd-reason";
 /// Trailer with the time after which trying again may help, in microseconds.
 const RETRY: &str = "retry-after-us";
 
+/// Trailer with the daemon's id of the request.
+const REQUEST: &str = "wattd-request-id";
+
 /// Connections to the daemon.
 #[derive(Debug)]
 pub struct Rpc {
@@ -164,6 +167,7 @@ fn refusal(status: &tonic::Status) -> Reply {
             reason: reason.to_owned(),
             message,
             retry_after: trailer(RETRY).and_then(|us| us.parse().ok()).map(Nanos::from_micros),
+            request: trailer(REQUEST).and_then(|id| id.parse().ok()),
         },
         None => Reply::Failed(format!("{:?}: {message}", status.code())),
     }

@@ -53,6 +53,8 @@ pub enum Reply {
         message: String,
         /// When trying again may help.
         retry_after: Option<Nanos>,
+        /// The daemon's id of the request, for `wattctl explain`.
+        request: Option<u64>,
     },
     /// No valid answer.
     Failed(String),

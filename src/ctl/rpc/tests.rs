@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::backend::{
-    Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
 };
 use crate::api::proto::model_infer_response::InferOutputTensor;
 use crate::api::{Options, bind_all, serve_bound};
@@ -93,10 +93,12 @@ fn only_a_reason_makes_a_rejection() {
     assert_eq!(refusal(&status), Reply::Failed("ResourceExhausted: the queue is full".into()));
     status.metadata_mut().insert(REASON, "queue_full".parse().unwrap());
     status.metadata_mut().insert(RETRY, "1500".parse().unwrap());
+    status.metadata_mut().insert(REQUEST, "12".parse().unwrap());
     let expected = Reply::Rejected {
         reason: "queue_full".into(),
         message: "the queue is full".into(),
         retry_after: Some(Nanos::from_micros(1_500)),
+        request: Some(12),
     };
     assert_eq!(refusal(&status), expected);
 }
@@ -180,6 +182,10 @@ impl Backend for Daemon {
         String::new()
     }
 
+    fn journal(&self) -> Option<Journal> {
+        None
+    }
+
     fn profile(&self, _: Option<usize>, _: bool) {}
 }
 
@@ -223,8 +229,10 @@ async fn the_services_answers_and_refusals_are_understood_over_its_socket() {
     assert_eq!(served, expected);
     assert!(parameters.iter().any(|(name, _)| name == "request_id"), "{parameters:?}");
 
-    let Reply::Rejected { reason, retry_after, .. } = rpc.infer(ask(Some("hot"))).await else { panic!() };
+    let refused = rpc.infer(ask(Some("hot"))).await;
+    let Reply::Rejected { reason, retry_after, request, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((reason.as_str(), retry_after), ("too_hot", Some(Nanos::from_millis(20))));
+    assert_eq!(request, Some(1), "its id comes with the refusal");
     let unknown = rpc.infer(Ask { model: "none".into(), ..ask(None) }).await;
     assert!(!matches!(unknown, Reply::Answer { .. }), "{unknown:?}");
     assert_eq!(rpc.status().await.unwrap().power_w, Some(4.5));

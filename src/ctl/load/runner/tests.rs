@@ -183,7 +183,12 @@ async fn answers_are_scored_and_refusals_keep_their_reason() {
     let server = Server {
         reply: |index| match index % 3 {
             0 => answer(index),
-            1 => Reply::Rejected { reason: "too_hot".into(), message: String::new(), retry_after: None },
+            1 => Reply::Rejected {
+                reason: "too_hot".into(),
+                message: String::new(),
+                retry_after: None,
+                request: None,
+            },
             _ => Reply::Failed("gone".into()),
         },
         ..Server::new(1)

@@ -1,0 +1,227 @@
+//! Watching one request: what the planner looked at whenever it decided about it.
+//!
+//! A replay watches a request and gets a [`Sight`] for each event that concerns it: its arrival, the decisions that
+//! it took part in, and what it waited for in between. Candidates are priced by [`plan::explain_all`] on the very
+//! view on which [`plan::choose`] decided. Watching changes nothing: effects are the same with and without.
+
+use super::Core;
+use super::catalog::{UnitId, VariantId};
+use super::event::{ClassId, Request, RequestId};
+use super::plan::{self, Choice, Considered, View};
+use super::queue::Waiting;
+use super::residency::Residence;
+use super::thermal::Regime;
+use crate::time::Timestamp;
+use crate::units::{Microjoules, MilliCelsius, Nanos};
+
+/// What a watched request went through.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sight {
+    /// It came.
+    Arrival(Box<Arrival>),
+    /// A decision about it.
+    Look(Box<Look>),
+    /// The event ended with the request in the queue.
+    Waits(Standing),
+}
+
+/// What a request that is in the queue waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// The decision about it was to hold it.
+    Held,
+    /// No unit could start anything.
+    AllBusy,
+    /// A unit could, but more urgent requests were held for what this one needs, too.
+    Behind,
+}
+
+/// A request as it came, with what admission looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrival {
+    /// The request with the defaults of its class; `fastest` is empty where no variant would do.
+    pub waiting: Waiting,
+    /// Requests in the queue.
+    pub queued: usize,
+    /// Of its app, in the queue or running.
+    pub in_flight: u32,
+    /// Thermal regime.
+    pub regime: Regime,
+    /// Highest fresh temperature.
+    pub hottest: Option<MilliCelsius>,
+    /// By how much a hard deadline would be missed if it joined the queue, and whose that is.
+    pub late: Option<(Nanos, RequestId)>,
+    /// Least energy for which a variant that would do serves it, by the profiles.
+    pub cheapest: Option<Microjoules>,
+    /// Units, and what could run on them if it were its turn.
+    pub options: Options,
+}
+
+/// A decision that a request took part in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// Who could share the run, the most urgent first, about whom it was decided.
+    pub batch: Vec<RequestId>,
+    /// What was decided.
+    pub choice: Choice,
+    /// What there was to choose from.
+    pub options: Options,
+}
+
+/// What there was to choose from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// Per unit: when it was expected to be free.
+    pub free_at: Vec<Timestamp>,
+    /// What was priced, best first.
+    pub candidates: Vec<Considered>,
+    /// What was not.
+    pub excluded: Vec<Excluded>,
+}
+
+/// A variant on a unit that was not priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excluded {
+    /// The variant.
+    pub variant: VariantId,
+    /// The unit.
+    pub unit: UnitId,
+    /// Why.
+    pub why: Exclusion,
+}
+
+/// Why a variant was not priced on a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusion {
+    /// It has no profile there: its kind of unit is not allowed, or it was found unfit.
+    NotAllowed,
+    /// The request names another variant.
+    NotNamed,
+    /// Less accurate than the request accepts.
+    BelowFloor,
+    /// Not in memory, or about to leave it.
+    NotLoaded(Residence),
+}
+
+/// The request that is watched, and what was seen of it since this was asked for last.
+#[derive(Debug)]
+pub(super) struct Watch {
+    request: RequestId,
+    sights: Vec<Sight>,
+}
+
+impl Options {
+    fn of(view: &View<'_>, batch: &[&Waiting]) -> Self {
+        Self {
+            free_at: view.free_at.iter().map(|&at| at.max(view.now)).collect(),
+            candidates: plan::explain_all(view, batch),
+            excluded: batch.first().map(|head| excluded(view, head)).unwrap_or_default(),
+        }
+    }
+}
+
+fn excluded(view: &View<'_>, head: &Waiting) -> Vec<Excluded> {
+    let Waiting { request, floor, .. } = head;
+    let mut all = Vec::new();
+    for &variant in &view.catalog.models[request.model.index()].variants {
+        let spec = &view.catalog.variants[variant.index()];
+        for unit in (0..view.catalog.board.units.len()).map(UnitId::at) {
+            let why = if request.variant.is_some_and(|only| only != variant) {
+                Exclusion::NotNamed
+            } else if spec.accuracy < *floor {
+                Exclusion::BelowFloor
+            } else if spec.profiles[unit.index()].is_none() {
+                Exclusion::NotAllowed
+            } else if !view.residency.is_available(variant, unit) {
+                Exclusion::NotLoaded(view.residency.of(variant, unit))
+            } else {
+                continue;
+            };
+            all.push(Excluded { variant, unit, why });
+        }
+    }
+    all
+}
+
+impl Core {
+    /// Watches a request from now on, in place of the one before. For replays: it takes time.
+    pub fn watch(&mut self, request: RequestId) {
+        self.watch = Some(Box::new(Watch { request, sights: Vec::new() }));
+    }
+
+    /// What was seen of the watched request since the last call, in order.
+    pub fn take_sights(&mut self) -> Vec<Sight> {
+        self.watch.as_mut().map(|watch| std::mem::take(&mut watch.sights)).unwrap_or_default()
+    }
+
+    fn watched(&self) -> Option<RequestId> {
+        self.watch.as_ref().map(|watch| watch.request)
+    }
+
+    fn saw(&mut self, sight: Sight) {
+        if let Some(watch) = &mut self.watch {
+            watch.sights.push(sight);
+        }
+    }
+
+    /// Takes note of a request that comes; its model exists.
+    pub(super) fn watch_arrival(&mut self, now: Timestamp, request: &Request) {
+        if self.watched() != Some(request.id) {
+            return;
+        }
+        let mut waiting = self.with_defaults(now, request.clone());
+        let accepted = self.find_fastest(&mut waiting).is_ok();
+        let (free_at, domain_busy) = (self.free_times(now), self.busy_domains());
+        let view = self.view(now, &free_at, &domain_busy, &[]);
+        let options = Options::of(&view, &[&waiting]);
+        let arrival = Arrival {
+            queued: self.queue.len(),
+            in_flight: self.queue.in_flight(request.app),
+            regime: self.thermal.regime(),
+            hottest: self.snapshot.hottest(now, self.budgets.stale_after),
+            late: if accepted && waiting.hard { self.lateness(now, &waiting) } else { None },
+            cheapest: self.cheapest(&waiting),
+            waiting,
+            options,
+        };
+        self.saw(Sight::Arrival(Box::new(arrival)));
+    }
+
+    /// Takes note of a decision, before anything comes of it.
+    pub(super) fn watch_choice(
+        &mut self,
+        now: Timestamp,
+        skipped: &[RequestId],
+        dry: &[ClassId],
+        choice: &Choice,
+    ) {
+        let Some(request) = self.watched() else { return };
+        let look = self.look_at_next(now, skipped, dry, |view, batch| {
+            let place = batch.iter().position(|waiting| waiting.request.id == request)?;
+            let taken = match choice {
+                Choice::Run { requests, .. } => place < *requests,
+                Choice::Hold { .. } | Choice::AwaitLoad | Choice::Reject(..) => place == 0,
+            };
+            let ids = batch.iter().map(|waiting| waiting.request.id);
+            taken.then(|| Look { batch: ids.collect(), choice: *choice, options: Options::of(view, batch) })
+        });
+        if let Some(look) = look.flatten() {
+            self.saw(Sight::Look(Box::new(look)));
+        }
+    }
+
+    /// Takes note of where the request stands once an event is dealt with.
+    pub(super) fn watch_standing(&mut self) {
+        let Some(watch) = &self.watch else { return };
+        if self.queue.get(watch.request).is_none() {
+            return;
+        }
+        let looked = watch.sights.iter().any(|sight| matches!(sight, Sight::Look(_)));
+        let standing = match (looked, self.some_lane_free()) {
+            (true, _) => Standing::Held,
+            (false, true) => Standing::Behind,
+            (false, false) => Standing::AllBusy,
+        };
+        self.saw(Sight::Waits(standing));
+    }
+}
