@@ -351,11 +351,11 @@ fn parse<T: for<'de> Deserialize<'de> + Default>(body: &[u8]) -> Result<T, ApiEr
 /// Says where events are recorded, once those so far are in the file or the disk has had its time.
 async fn journal(charge: &Arc<Charge>) -> Reply {
     let Some(journal) = charge.connection.backend().journal() else {
-        return Reply::json(&json!({ "path": null, "recording": false }));
+        return Reply::json(&json!({ "path": null, "recording": false, "complete": true }));
     };
     let flushed = tokio::time::timeout(FLUSH_PATIENCE, journal.flushed).await;
     let complete = matches!(flushed, Ok(Ok(())));
-    Reply::json(&json!({ "path": journal.path, "recording": journal.recording && complete }))
+    Reply::json(&json!({ "path": journal.path, "recording": journal.recording, "complete": complete }))
 }
 
 async fn profile(charge: &Arc<Charge>, body: Incoming) -> Result<Reply, ApiError> {

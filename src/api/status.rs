@@ -185,5 +185,12 @@ mod tests {
         assert_eq!(text("wattd-reason").as_deref(), Some("too_hot"));
         assert_eq!(text("retry-after-us").as_deref(), Some("1500"));
         assert_eq!(text("grpc-retry-pushback-ms").as_deref(), Some("2"));
+        assert_eq!(text("wattd-request-id"), None, "not every error is about a request that has one");
+    }
+
+    #[test]
+    fn a_refusal_says_which_request_it_was() {
+        let status = ApiError::rejected(Rejection::QueueFull, None).of_request(12).to_grpc();
+        assert_eq!(status.metadata().get("wattd-request-id").unwrap().to_str().unwrap(), "12");
     }
 }

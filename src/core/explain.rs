@@ -7,7 +7,7 @@
 use super::Core;
 use super::catalog::{UnitId, VariantId};
 use super::event::{ClassId, Request, RequestId};
-use super::plan::{self, Choice, Considered, View};
+use super::plan::{self, Awaits, Choice, Considered, View};
 use super::queue::Waiting;
 use super::residency::Residence;
 use super::thermal::Regime;
@@ -26,14 +26,14 @@ pub enum Sight {
 }
 
 /// What a request that is in the queue waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// The decision about it was to hold it.
     Held,
     /// No unit could start anything.
     AllBusy,
-    /// A unit could, but more urgent requests were held for what this one needs, too.
-    Behind,
+    /// A unit could, but a more urgent request was held, and this one with it; for what, if a budget was short.
+    Behind(Option<Awaits>),
 }
 
 /// A request as it came, with what admission looked at.
@@ -60,7 +60,8 @@ pub struct Arrival {
 /// A decision that a request took part in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
-    /// Who could share the run, the most urgent first, about whom it was decided.
+    /// Who could share the run. It was decided about the first; of one that is held, what holds for the request that is
+    /// watched, which has more time.
     pub batch: Vec<RequestId>,
     /// What was decided.
     pub choice: Choice,
@@ -77,6 +78,8 @@ pub struct Options {
     pub candidates: Vec<Considered>,
     /// What was not.
     pub excluded: Vec<Excluded>,
+    /// Priced by a cautious guess of the latency: no profile was measured there, and it never ran.
+    pub guesses: Vec<(VariantId, UnitId)>,
 }
 
 /// A variant on a unit that was not priced.
@@ -108,14 +111,23 @@ pub enum Exclusion {
 pub(super) struct Watch {
     request: RequestId,
     sights: Vec<Sight>,
+    /// The budget that a more urgent request is held for.
+    behind: Option<Awaits>,
 }
 
 impl Options {
     fn of(view: &View<'_>, batch: &[&Waiting]) -> Self {
+        let candidates = plan::explain_all(view, batch);
+        let mut guesses: Vec<_> =
+            candidates.iter().map(|one| (one.candidate.variant, one.candidate.unit)).collect();
+        guesses.sort_unstable();
+        guesses.dedup();
+        guesses.retain(|&(variant, unit)| view.estimates.is_guess(view.catalog, variant, unit));
         Self {
             free_at: view.free_at.iter().map(|&at| at.max(view.now)).collect(),
-            candidates: plan::explain_all(view, batch),
+            candidates,
             excluded: batch.first().map(|head| excluded(view, head)).unwrap_or_default(),
+            guesses,
         }
     }
 }
@@ -146,7 +158,7 @@ fn excluded(view: &View<'_>, head: &Waiting) -> Vec<Excluded> {
 impl Core {
     /// Watches a request from now on, in place of the one before. For replays: it takes time.
     pub fn watch(&mut self, request: RequestId) {
-        self.watch = Some(Box::new(Watch { request, sights: Vec::new() }));
+        self.watch = Some(Box::new(Watch { request, sights: Vec::new(), behind: None }));
     }
 
     /// What was seen of the watched request since the last call, in order.
@@ -195,31 +207,39 @@ impl Core {
         dry: &[ClassId],
         choice: &Choice,
     ) {
-        let Some(request) = self.watched() else { return };
+        let Some(waiting) = self.watched().and_then(|request| self.queue.get(request)) else { return };
         let look = self.look_at_next(now, skipped, dry, |view, batch| {
-            let place = batch.iter().position(|waiting| waiting.request.id == request)?;
+            let is_it = |other: &&Waiting| other.request.id == waiting.request.id;
             let taken = match choice {
-                Choice::Run { requests, .. } => place < *requests,
-                Choice::Hold { .. } | Choice::AwaitLoad | Choice::Reject(..) => place == 0,
+                Choice::Run { requests, .. } => batch.iter().take(*requests).any(is_it),
+                Choice::Hold { .. } | Choice::AwaitLoad => {
+                    batch.first().is_some_and(|head| is_it(head) || head.speaks_for(waiting))
+                }
+                Choice::Reject(..) => batch.first().is_some_and(is_it),
             };
             let ids = batch.iter().map(|waiting| waiting.request.id);
             taken.then(|| Look { batch: ids.collect(), choice: *choice, options: Options::of(view, batch) })
         });
-        if let Some(look) = look.flatten() {
-            self.saw(Sight::Look(Box::new(look)));
+        match (look.flatten(), choice, &mut self.watch) {
+            (Some(look), _, _) => self.saw(Sight::Look(Box::new(look))),
+            (None, Choice::Hold { awaits, .. }, Some(watch)) if *awaits != Awaits::Unit => {
+                watch.behind = Some(*awaits);
+            }
+            _ => {}
         }
     }
 
     /// Takes note of where the request stands once an event is dealt with.
     pub(super) fn watch_standing(&mut self) {
-        let Some(watch) = &self.watch else { return };
+        let Some(watch) = &mut self.watch else { return };
+        let behind = watch.behind.take();
         if self.queue.get(watch.request).is_none() {
             return;
         }
         let looked = watch.sights.iter().any(|sight| matches!(sight, Sight::Look(_)));
         let standing = match (looked, self.some_lane_free()) {
             (true, _) => Standing::Held,
-            (false, true) => Standing::Behind,
+            (false, true) => Standing::Behind(behind),
             (false, false) => Standing::AllBusy,
         };
         self.saw(Sight::Waits(standing));

@@ -38,6 +38,8 @@ async fn live(socket: &Path) -> Result<PathBuf, Failure> {
              later requests are not in it",
             path.display()
         );
+    } else if !place.complete {
+        eprintln!("wattctl: {}: the disk is slow: the last requests may not be in it yet", path.display());
     }
     Ok(path)
 }

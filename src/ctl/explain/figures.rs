@@ -29,3 +29,9 @@ pub(super) fn share(share: f64) -> String {
 pub(super) fn clock(khz: u32) -> String {
     if khz == 0 { String::new() } else { format!("{} MHz", khz / 1000) }
 }
+
+/// Microseconds as seconds.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+pub(super) fn seconds(us: u64) -> String {
+    format!("{:.3} s", us as f64 / 1e6)
+}

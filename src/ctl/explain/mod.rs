@@ -10,9 +10,11 @@ mod story;
 mod text;
 mod verdict;
 mod why;
+mod write;
 
 pub use document::{
-    Admission, Asked, Decision, Ended, Explained, Free, Offer, Out, RaisedAt, Ran, RescuedAt, Row, Waited,
+    Admission, Asked, Decision, Ended, Explained, Fastest, Free, Offer, Out, RaisedAt, Ran, RescuedAt, Row,
+    Waited,
 };
 pub use text::text;
 
@@ -85,8 +87,10 @@ const fn cut(torn: bool) -> &'static str {
 pub struct Place {
     /// The file; none if it records nothing.
     pub path: Option<PathBuf>,
-    /// Whether all events so far are in there and further ones will be.
+    /// Whether it records still.
     pub recording: bool,
+    /// Whether all that it recorded so far is in the file.
+    pub complete: bool,
 }
 
 /// Explains a request by a journal; with `all` every candidate that was priced.
@@ -106,5 +110,8 @@ pub fn explain(journal: &Path, which: Which, all: bool) -> Result<Explained, Exp
             found.ok_or(ExplainError::None { path, what, range })?
         }
     };
-    Ok(document::document(journal, &story::follow(journal, id)?, all))
+    Ok(write::document(journal, &story::follow(journal, id)?, all))
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,11 +37,17 @@ pub(super) enum Wait {
 }
 
 impl Wait {
+    const fn for_what(awaits: Awaits) -> Self {
+        match awaits {
+            Awaits::Unit => Self::Unit,
+            Awaits::Class => Self::Class,
+            Awaits::Device => Self::Device,
+        }
+    }
+
     pub(super) fn of(choice: &Choice) -> Option<Self> {
         match choice {
-            Choice::Hold { awaits: Awaits::Unit, .. } => Some(Self::Unit),
-            Choice::Hold { awaits: Awaits::Class, .. } => Some(Self::Class),
-            Choice::Hold { awaits: Awaits::Device, .. } => Some(Self::Device),
+            Choice::Hold { awaits, .. } => Some(Self::for_what(*awaits)),
             Choice::AwaitLoad => Some(Self::Load),
             Choice::Run { .. } | Choice::Reject(..) => None,
         }
@@ -258,7 +264,9 @@ impl Story {
             Sight::Look(look) => self.look(at, *look),
             Sight::Waits(Standing::Held) => {}
             Sight::Waits(Standing::AllBusy) => self.waiting_for = Some(Wait::AllBusy),
-            Sight::Waits(Standing::Behind) => self.waiting_for = Some(Wait::Behind),
+            Sight::Waits(Standing::Behind(awaits)) => {
+                self.waiting_for = Some(awaits.map_or(Wait::Behind, Wait::for_what));
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The explanation for people.
 
 use super::document::{Decision, Ended, Explained, Offer, Ran, Row};
-use super::figures::{clock, micros, share};
-use super::verdict::{energy, left_aside, us, waiting_for};
+use super::figures::{clock, micros, seconds, share};
+use super::verdict::{energy, left_aside, moment, us, waiting_for};
 use crate::core::catalog::Provenance;
 use crate::ctl::report::table::{right, table};
 use comfy_table::{Cell, Table};
@@ -25,7 +25,7 @@ pub fn text(explained: &Explained) -> String {
         offer(&mut text, &admission.offer);
     }
     for hold in &explained.holds {
-        held(&mut text, hold);
+        held(&mut text, hold, explained.request.id);
     }
     for decision in &explained.decisions {
         decided(&mut text, decision);
@@ -39,7 +39,7 @@ fn heading(text: &mut String, explained: &Explained) {
     let asked = &explained.request;
     let kind = if asked.hard { "hard" } else { "soft" };
     let target = if asked.accuracy_target > asked.min_accuracy {
-        format!(", if it can be {}", share(asked.accuracy_target))
+        format!(" and {} while the budgets allow", share(asked.accuracy_target))
     } else {
         String::new()
     };
@@ -60,7 +60,7 @@ fn heading(text: &mut String, explained: &Explained) {
         text,
         "Came {} ({} after the daemon's start)",
         came.strftime("%F %T %:z"),
-        us(asked.came_us)
+        seconds(asked.came_us)
     );
     let mut wishes = vec![
         format!("{kind} deadline {}", us(asked.deadline_us)),
@@ -71,14 +71,15 @@ fn heading(text: &mut String, explained: &Explained) {
     let _ = writeln!(text, "Wanted: {}", wishes.join(", "));
 }
 
-fn held(text: &mut String, hold: &Decision) {
+fn held(text: &mut String, hold: &Decision, id: u64) {
     let what = hold.awaits.map_or("", waiting_for);
-    let _ = writeln!(
-        text,
-        "\nHeld {} {what}, last {} after it came. Then there was:",
-        times(hold.times),
-        micros(hold.at_us)
-    );
+    let with = if hold.about == id {
+        String::new()
+    } else {
+        format!(" with request {}, which is alike and due before it", hold.about)
+    };
+    let (times, last) = (times(hold.times), moment(hold.at_us));
+    let _ = writeln!(text, "\nHeld {times} {what}, last {last}{with}. Then there was:");
     offer(text, &hold.offer);
 }
 
@@ -94,7 +95,7 @@ fn decided(text: &mut String, decision: &Decision) {
         ("reject", Some(reason)) => format!("to turn it away ({reason})"),
         _ => format!("to run it {batch}"),
     };
-    let _ = writeln!(text, "\nDecided {} after it came {what}. There was:", micros(decision.at_us));
+    let _ = writeln!(text, "\nDecided {} {what}. There was:", moment(decision.at_us));
     offer(text, &decision.offer);
 }
 
@@ -132,7 +133,7 @@ fn candidates(offer: &Offer) -> Table {
     let mut heads = vec!["variant", "unit", "clock"];
     heads.extend(batches.then_some("requests"));
     heads.extend(starts.then_some("starts in"));
-    heads.extend(["latency", "energy", "accuracy", "late"]);
+    heads.extend(["latency", "energy", "accuracy", "odds late"]);
     heads.extend(hedges.then_some("if it takes long"));
     heads.push("ruling");
     let mut table = table(&heads);
@@ -141,7 +142,7 @@ fn candidates(offer: &Offer) -> Table {
         cells.extend(batches.then(|| right(row.requests)));
         cells.extend(starts.then(|| right(us(row.start_us))));
         cells.extend([
-            right(us(row.latency_us)),
+            right(format!("{}{}", us(row.latency_us), if row.guess { " guess" } else { "" })),
             right(energy(row.energy_uj)),
             right(share(row.accuracy)),
             right(share(row.miss)),
@@ -229,6 +230,6 @@ fn ran(run: &Ran) -> Vec<Cell> {
 
 fn notes(text: &mut String, explained: &Explained) {
     if explained.torn && explained.outcome.is_some() {
-        text.push_str("The journal's last line is cut off; what comes before it is whole.\n");
+        text.push_str("The journal ends within a line: it is being written, or was cut off.\n");
     }
 }

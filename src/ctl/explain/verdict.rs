@@ -27,7 +27,7 @@ fn unanswered(explained: &Explained) -> String {
 }
 
 fn refused(at_us: i64, reason: &str, retry_after_us: Option<u64>) -> String {
-    let when = if at_us == 0 { "at once".to_owned() } else { format!("{} after it came", micros(at_us)) };
+    let when = moment(at_us);
     let retry = retry_after_us.map_or_else(String::new, |us| {
         format!("; it was told to try again in {}", micros(i64::try_from(us).unwrap_or(i64::MAX)))
     });
@@ -78,34 +78,40 @@ fn refusal(explained: &Explained, reason: &str) -> Vec<String> {
 
 fn unreachable(explained: &Explained, admission: &Admission) -> Vec<String> {
     let deadline = us(explained.request.deadline_us);
-    let soonest = admission.offer.candidates.iter().min_by_key(|row| row.start_us + row.latency_us);
+    let soonest = admission.fastest.iter().min_by_key(|fastest| fastest.free_in_us + fastest.latency_us);
     let mut all = vec![match soonest {
-        Some(row) => format!(
-            "Its deadline was {deadline} after it came; the fastest of what is shown below, {}, was expected {} \
-             after it came{}.",
-            configuration(row),
-            us(row.start_us + row.latency_us),
-            if row.start_us == 0 {
+        Some(soonest) => format!(
+            "Its deadline was {deadline} after it came; the fastest configuration, on {} at its highest clock, takes {}{}.",
+            soonest.unit,
+            us(soonest.latency_us),
+            if soonest.free_in_us == 0 {
                 String::new()
             } else {
-                format!(", {} of it until {} is free", us(row.start_us), row.unit)
+                format!(" and can begin in {}", us(soonest.free_in_us))
             },
         ),
         None => {
             format!("Its deadline was {deadline} after it came, and nothing that would do was in memory.")
         }
     }];
+    if admission.offer.candidates.iter().any(|row| row.guess) {
+        all.push(
+            "Guesses below are cautious, so admission takes them for less: `wattctl profile` measures them."
+                .to_owned(),
+        );
+    }
     if let (Some(late), Some(whose)) = (admission.late_us, admission.late_request) {
         let whose = if whose == explained.request.id {
             "it".to_owned()
         } else {
             format!("request {whose}, which has a hard deadline and would have come after it,")
         };
-        all.push(format!(
-            "With {} requests in the queue, {whose} would have been late by {} at the highest clocks.",
-            admission.queued,
-            us(late)
-        ));
+        let queue = match admission.queued {
+            0 => "With an empty queue".to_owned(),
+            1 => "With one request in the queue".to_owned(),
+            queued => format!("With {queued} requests in the queue"),
+        };
+        all.push(format!("{queue}, {whose} would have been late by {}.", us(late)));
     }
     all
 }
@@ -221,14 +227,13 @@ fn all_late(explained: &Explained) -> Option<String> {
     let chosen = decision.offer.candidates.iter().find(|row| row.ruling == Ruling::Chosen)?;
     match chosen.grade {
         Grade::Tight => Some(format!(
-            "When it was decided, {} after it came, nothing was sure enough to be in time: the best had odds of {} to \
-             be late.",
-            micros(decision.at_us),
+            "When it was decided, {}, nothing was sure enough to be in time: the best had odds of {} to be late.",
+            moment(decision.at_us),
             share(chosen.miss)
         )),
         Grade::Late | Grade::Unfit => Some(format!(
-            "When it was decided, {} after it came, nothing could be in time any more.",
-            micros(decision.at_us)
+            "When it was decided, {}, nothing could be in time any more.",
+            moment(decision.at_us)
         )),
         Grade::OnTarget | Grade::OnTime | Grade::Crowding => None,
     }
@@ -307,6 +312,11 @@ pub(super) fn configuration(row: &Row) -> String {
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(super) fn energy(uj: u64) -> String {
     millijoules(uj as f64)
+}
+
+/// A moment from the arrival on.
+pub(super) fn moment(us: i64) -> String {
+    if us == 0 { "at once".to_owned() } else { format!("{} after it came", micros(us)) }
 }
 
 pub(super) fn us(us: u64) -> String {

@@ -2,7 +2,7 @@
 
 use super::figures::{millijoules, millis, share};
 use crate::core::explain::Options;
-use crate::core::plan::{Considered, Grade, Ruling};
+use crate::core::plan::{Choice, Considered, Grade, Ruling};
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
 
@@ -11,17 +11,26 @@ pub(super) struct Reasons<'a> {
     best: Option<&'a Considered>,
     at: Timestamp,
     waiting: &'a Waiting,
+    /// Whether something was chosen at all.
+    decided: bool,
 }
 
 impl<'a> Reasons<'a> {
-    pub(super) fn new(options: &'a Options, at: Timestamp, waiting: &'a Waiting) -> Self {
+    pub(super) fn new(
+        options: &'a Options,
+        choice: Option<&Choice>,
+        at: Timestamp,
+        waiting: &'a Waiting,
+    ) -> Self {
+        let decided = matches!(choice, Some(Choice::Run { .. } | Choice::Hold { .. }));
         let best = options.candidates.iter().find(|one| one.ruling == Ruling::Chosen);
-        Self { best, at, waiting }
+        Self { best, at, waiting, decided }
     }
 
     /// What ruled a candidate out.
     pub(super) fn of(&self, one: &Considered) -> String {
         match one.ruling {
+            Ruling::Chosen if !self.decided => "would have been the choice".to_owned(),
             Ruling::Chosen if one.start > self.at => {
                 format!("awaited: the best, in {}", millis(one.start.since(self.at)))
             }
@@ -35,11 +44,9 @@ impl<'a> Reasons<'a> {
             },
             Ruling::Dearer => self.dearer(one),
             Ruling::Slow => self.slow(one),
-            Ruling::Inaccurate => format!(
-                "accuracy {} is below the target of {}",
-                share(one.accuracy),
-                share(self.waiting.target.as_fraction())
-            ),
+            Ruling::Inaccurate => {
+                format!("below the accuracy target of {}", share(self.waiting.target.as_fraction()))
+            }
             Ruling::Unpaid if one.grade == Grade::Unfit && one.start <= self.at => {
                 "no budget pays for it".to_owned()
             }
@@ -62,7 +69,8 @@ impl<'a> Reasons<'a> {
         if more < 0.5 {
             return "costs the same".to_owned();
         }
-        format!("{} more an item ({:+.0} %)", millijoules(more), 100.0 * more / best)
+        let each = if one.candidate.items > 1 { " an item" } else { "" };
+        format!("{} more{each} ({:+.0} %)", millijoules(more), 100.0 * more / best)
     }
 
     fn slow(&self, one: &Considered) -> String {
