@@ -190,12 +190,13 @@ impl Recorder {
         self.lines.is_some()
     }
 
-    /// Orders everything so far into the file. Ends when that is done, or with an error if it never will be.
+    /// Orders everything so far into the file. Ends when that is done, or with an error if it will not be, as when the
+    /// backlog is full.
     pub fn flush(&mut self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        // Dropped where the backlog is full: the writer is busy enough.
-        let sent = self.lines.as_ref().map(|lines| lines.try_send(Order::Flush(done)));
-        if matches!(sent, Some(Err(TrySendError::Disconnected(_)))) {
+        if let Some(lines) = &self.lines
+            && let Err(TrySendError::Disconnected(_)) = lines.try_send(Order::Flush(done))
+        {
             self.lines = None;
         }
         wait

@@ -63,6 +63,8 @@ pub struct Look {
     /// Who could share the run. It was decided about the first; of one that is held, what holds for the request that is
     /// watched, which has more time.
     pub batch: Vec<RequestId>,
+    /// The deadline of the first, which the others wait behind.
+    pub deadline: Timestamp,
     /// What was decided.
     pub choice: Choice,
     /// What there was to choose from.
@@ -217,8 +219,13 @@ impl Core {
                 }
                 Choice::Reject(..) => batch.first().is_some_and(is_it),
             };
-            let ids = batch.iter().map(|waiting| waiting.request.id);
-            taken.then(|| Look { batch: ids.collect(), choice: *choice, options: Options::of(view, batch) })
+            let deadline = batch.first()?.deadline;
+            taken.then(|| Look {
+                batch: batch.iter().map(|waiting| waiting.request.id).collect(),
+                deadline,
+                choice: *choice,
+                options: Options::of(view, batch),
+            })
         });
         match (look.flatten(), choice, &mut self.watch) {
             (Some(look), _, _) => self.saw(Sight::Look(Box::new(look))),

@@ -132,7 +132,8 @@ fn a_refusal_is_explained_with_its_figures() {
     let (_, id) = refused(&daemon, &[("max_energy_uj", "1")]);
     let explained = live(&daemon, &id.to_string());
     assert_eq!(explained["outcome"]["reason"], "energy_unreachable");
-    assert!(explained["admission"]["cheapest_uj"].as_u64().unwrap() > 1, "{explained:#}");
+    let sentence = explained["verdict"][1].as_str().unwrap();
+    assert!(sentence.starts_with("It allowed 1 µJ; the cheapest that would do costs "), "{sentence}");
 
     // The tool shows the id that it takes.
     let output = daemon.ctl(&["infer", "fashion", "--sample", "0", "--min-accuracy", "0.99"]);

@@ -14,9 +14,15 @@ pub(super) fn micros(us: i64) -> String {
     if ms.abs() >= 10_000.0 { format!("{:.1} s", ms / 1e3) } else { format!("{ms:.2} ms") }
 }
 
-/// Microjoules as millijoules, or as joules from one on.
+/// Microjoules as millijoules; as joules from one on, as they are up to ten.
 pub(super) fn millijoules(uj: f64) -> String {
-    if uj >= 1e6 { format!("{:.2} J", uj / 1e6) } else { format!("{:.2} mJ", uj / 1e3) }
+    if uj >= 1e6 {
+        format!("{:.2} J", uj / 1e6)
+    } else if uj < 10.0 {
+        format!("{uj:.0} µJ")
+    } else {
+        format!("{:.2} mJ", uj / 1e3)
+    }
 }
 
 /// A share as per cent; what would round to nothing is said to be below what is shown.

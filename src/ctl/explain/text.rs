@@ -112,6 +112,11 @@ fn offer(text: &mut String, offer: &Offer) {
     if offer.left_out > 0 {
         let _ = writeln!(text, "and {} more candidates: --all shows them", offer.left_out);
     }
+    if offer.candidates.iter().any(|row| row.guess) {
+        text.push_str(
+            "guess: no profile was measured there and it never ran; `wattctl profile` measures it\n",
+        );
+    }
     let busy: Vec<String> = offer
         .units
         .iter()

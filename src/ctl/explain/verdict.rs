@@ -51,10 +51,10 @@ fn refusal(explained: &Explained, reason: &str) -> Vec<String> {
         ("accuracy_unreachable", _) => {
             format!("It wanted an accuracy of {}, which no variant has.", share(asked.min_accuracy))
         }
-        ("energy_unreachable", Some(admission)) => format!(
+        ("energy_unreachable", _) => format!(
             "It allowed {}; the cheapest that would do costs {}.",
             asked.max_energy_uj.map_or_else(String::new, energy),
-            admission.cheapest_uj.map_or_else(|| "more".to_owned(), energy),
+            cheapest(explained).map_or_else(|| "more".to_owned(), energy),
         ),
         ("no_candidate", _) => match &asked.variant {
             Some(variant) => format!("Variant {variant} may run on no unit of this board."),
@@ -76,6 +76,13 @@ fn refusal(explained: &Explained, reason: &str) -> Vec<String> {
     vec![sentence]
 }
 
+/// Energy of the cheapest, as admission or the planner saw it.
+fn cheapest(explained: &Explained) -> Option<u64> {
+    let priced = explained.decisions.last().map(|decision| &decision.offer.candidates);
+    let priced = priced.and_then(|rows| rows.iter().map(|row| row.energy_uj).min());
+    priced.or(explained.admission.as_ref()?.cheapest_uj)
+}
+
 fn unreachable(explained: &Explained, admission: &Admission) -> Vec<String> {
     let deadline = us(explained.request.deadline_us);
     let soonest = admission.fastest.iter().min_by_key(|fastest| fastest.free_in_us + fastest.latency_us);
@@ -95,10 +102,7 @@ fn unreachable(explained: &Explained, admission: &Admission) -> Vec<String> {
         }
     }];
     if admission.offer.candidates.iter().any(|row| row.guess) {
-        all.push(
-            "Guesses below are cautious, so admission takes them for less: `wattctl profile` measures them."
-                .to_owned(),
-        );
+        all.push("The guesses below are cautious; admission takes them for less.".to_owned());
     }
     if let (Some(late), Some(whose)) = (admission.late_us, admission.late_request) {
         let whose = if whose == explained.request.id {
@@ -242,7 +246,8 @@ fn all_late(explained: &Explained) -> Option<String> {
 /// What kept the choice from something cheaper or better.
 fn binding(decision: &Decision) -> Option<String> {
     let rows = &decision.offer.candidates;
-    let chosen = rows.iter().find(|row| row.ruling == Ruling::Chosen)?;
+    // Where nothing is in time, something else counts than what it costs.
+    let chosen = rows.iter().find(|row| row.ruling == Ruling::Chosen && row.grade < Grade::Crowding)?;
     let cheaper = |ruling: Ruling| {
         let others = rows.iter().filter(|row| row.ruling == ruling && per_item(row) < per_item(chosen));
         others.min_by(|a, b| per_item(a).total_cmp(&per_item(b)))

@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 pub(super) struct Reasons<'a> {
     best: Option<&'a Considered>,
     at: Timestamp,
+    /// When the run must have ended.
+    deadline: Timestamp,
     waiting: &'a Waiting,
     /// Whether something was chosen at all.
     decided: bool,
@@ -19,12 +21,12 @@ impl<'a> Reasons<'a> {
     pub(super) fn new(
         options: &'a Options,
         choice: Option<&Choice>,
-        at: Timestamp,
+        (at, deadline): (Timestamp, Timestamp),
         waiting: &'a Waiting,
     ) -> Self {
         let decided = matches!(choice, Some(Choice::Run { .. } | Choice::Hold { .. }));
         let best = options.candidates.iter().find(|one| one.ruling == Ruling::Chosen);
-        Self { best, at, waiting, decided }
+        Self { best, at, deadline, waiting, decided }
     }
 
     /// What ruled a candidate out.
@@ -32,7 +34,8 @@ impl<'a> Reasons<'a> {
         match one.ruling {
             Ruling::Chosen if !self.decided => "would have been the choice".to_owned(),
             Ruling::Chosen if one.start > self.at => {
-                format!("awaited: the best, in {}", millis(one.start.since(self.at)))
+                let late = if one.grade >= Grade::Late { ", if late" } else { "" };
+                format!("awaited: the best, in {}{late}", millis(one.start.since(self.at)))
             }
             Ruling::Chosen => match one.grade {
                 Grade::OnTarget => "chosen".to_owned(),
@@ -75,8 +78,8 @@ impl<'a> Reasons<'a> {
 
     fn slow(&self, one: &Considered) -> String {
         let finish = one.start.after(one.candidate.latency);
-        if finish > self.waiting.deadline {
-            return format!("expected {} after the deadline", millis(finish.since(self.waiting.deadline)));
+        if finish > self.deadline {
+            return format!("expected {} after the deadline", millis(finish.since(self.deadline)));
         }
         let rescued = one.candidate.rescue.map_or(0.0, |rescue| rescue.odds.as_fraction());
         let miss = one.candidate.miss.as_fraction();

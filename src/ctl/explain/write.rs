@@ -95,13 +95,13 @@ impl Names<'_> {
         &self,
         options: &Options,
         choice: Option<&Choice>,
-        at: Timestamp,
+        (at, deadline): (Timestamp, Timestamp),
         waiting: &Waiting,
         all: bool,
     ) -> Offer {
         let options = &settled(options, choice);
         let shown = if all { (0..options.candidates.len()).collect() } else { select(&options.candidates) };
-        let reasons = why::Reasons::new(options, choice, at, waiting);
+        let reasons = why::Reasons::new(options, choice, (at, deadline), waiting);
         let units = options.free_at.iter().enumerate();
         Offer {
             units: units
@@ -158,7 +158,7 @@ impl Names<'_> {
             binding: explanation.map(|explanation| explanation.binding),
             batch: ids(&look.batch[..taken.min(look.batch.len())]),
             considered: explanation.map(|explanation| explanation.considered),
-            offer: self.offer(&look.options, Some(&look.choice), *at, waiting, all),
+            offer: self.offer(&look.options, Some(&look.choice), (*at, look.deadline), waiting, all),
         }
     }
 }
@@ -327,7 +327,13 @@ fn admission(story: &Story, names: &Names<'_>, arrival: &Arrival, all: bool) -> 
         late_request: arrival.late.map(|(_, request)| request.0),
         fastest: fastest(names, story.came, arrival),
         cheapest_uj: arrival.cheapest.map(|energy| energy.0),
-        offer: names.offer(&arrival.options, None, story.came, &arrival.waiting, all),
+        offer: names.offer(
+            &arrival.options,
+            None,
+            (story.came, arrival.waiting.deadline),
+            &arrival.waiting,
+            all,
+        ),
     })
 }
 
