@@ -76,12 +76,25 @@ pub struct Look {
 pub struct Options {
     /// Per unit: when it was expected to be free.
     pub free_at: Vec<Timestamp>,
+    /// Per unit: what occupied it.
+    pub busy: Vec<Option<Busy>>,
     /// What was priced, best first.
     pub candidates: Vec<Considered>,
     /// What was not.
     pub excluded: Vec<Excluded>,
     /// Priced by a cautious guess of the latency: no profile was measured there, and it never ran.
     pub guesses: Vec<(VariantId, UnitId)>,
+}
+
+/// What occupies a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    /// A run on it, or on another unit of its processor.
+    Runs,
+    /// A variant is loaded on it.
+    Loads,
+    /// The profiler measures on its processor.
+    Profiler,
 }
 
 /// A variant on a unit that was not priced.
@@ -118,7 +131,7 @@ pub(super) struct Watch {
 }
 
 impl Options {
-    fn of(view: &View<'_>, batch: &[&Waiting]) -> Self {
+    fn of(view: &View<'_>, batch: &[&Waiting], busy: Vec<Option<Busy>>) -> Self {
         let candidates = plan::explain_all(view, batch);
         let mut guesses: Vec<_> =
             candidates.iter().map(|one| (one.candidate.variant, one.candidate.unit)).collect();
@@ -127,6 +140,7 @@ impl Options {
         guesses.retain(|&(variant, unit)| view.estimates.is_guess(view.catalog, variant, unit));
         Self {
             free_at: view.free_at.iter().map(|&at| at.max(view.now)).collect(),
+            busy,
             candidates,
             excluded: batch.first().map(|head| excluded(view, head)).unwrap_or_default(),
             guesses,
@@ -178,6 +192,19 @@ impl Core {
         }
     }
 
+    fn occupants(&self) -> Vec<Option<Busy>> {
+        let units = &self.catalog.board.units;
+        let of = |unit: usize| {
+            let same = |other: usize| units[other].group == units[unit].group;
+            let runs = (0..units.len()).any(|other| same(other) && self.lanes[other].running.is_some());
+            let loads = self.lanes[unit].loading_since.is_some();
+            let probed = self.probing.is_some_and(|probing| same(probing.index()));
+            let all = [(runs, Busy::Runs), (loads, Busy::Loads), (probed, Busy::Profiler)];
+            all.into_iter().find(|(so, _)| *so).map(|(_, busy)| busy)
+        };
+        (0..units.len()).map(of).collect()
+    }
+
     /// Takes note of a request that comes; its model exists.
     pub(super) fn watch_arrival(&mut self, now: Timestamp, request: &Request) {
         if self.watched() != Some(request.id) {
@@ -187,7 +214,7 @@ impl Core {
         let accepted = self.find_fastest(&mut waiting).is_ok();
         let (free_at, domain_busy) = (self.free_times(now), self.busy_domains());
         let view = self.view(now, &free_at, &domain_busy, &[]);
-        let options = Options::of(&view, &[&waiting]);
+        let options = Options::of(&view, &[&waiting], self.occupants());
         let arrival = Arrival {
             queued: self.queue.len(),
             in_flight: self.queue.in_flight(request.app),
@@ -224,7 +251,7 @@ impl Core {
                 batch: batch.iter().map(|waiting| waiting.request.id).collect(),
                 deadline,
                 choice: *choice,
-                options: Options::of(view, batch),
+                options: Options::of(view, batch, self.occupants()),
             })
         });
         match (look.flatten(), choice, &mut self.watch) {

@@ -207,6 +207,8 @@ pub struct Free {
     pub unit: String,
     /// From the decision on.
     pub free_in_us: u64,
+    /// Machine-readable: `run`, `load` or `profiler`.
+    pub busy: Option<&'static str>,
 }
 
 /// A candidate.
@@ -298,6 +300,8 @@ pub struct Ran {
     pub requests: Vec<u64>,
     /// Items.
     pub items: u32,
+    /// Whether the profiler measured on the same unit, between whose runs it had to go.
+    pub probed: bool,
     /// Expected latency.
     pub expected_us: u64,
     /// Energy that was reserved for it.

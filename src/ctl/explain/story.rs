@@ -4,7 +4,7 @@
 //! stands, and until the next event that is what it waits for.
 
 use super::ExplainError;
-use crate::core::catalog::Catalog;
+use crate::core::catalog::{Catalog, UnitId};
 use crate::core::event::{BatchId, Completion, Dispatch, Effect, Event, Outcome, Request, RequestId};
 use crate::core::explain::{Arrival, Look, Sight, Standing};
 use crate::core::plan::{Awaits, Choice};
@@ -71,6 +71,8 @@ pub(super) struct Run {
     /// When it was told to stop.
     pub(super) aborted: Option<Timestamp>,
     pub(super) completion: Option<Completion>,
+    /// Whether the profiler measured on the same unit.
+    pub(super) probed: bool,
 }
 
 /// All that is known of a request.
@@ -98,6 +100,8 @@ pub(super) struct Story {
     pub(super) torn: bool,
     class: String,
     waiting_for: Option<Wait>,
+    /// The unit that the profiler measures on.
+    probing: Option<UnitId>,
 }
 
 /// Requests of a journal.
@@ -154,20 +158,24 @@ pub(super) fn follow(path: &Path, id: RequestId) -> Result<Story, ExplainError> 
     replay.watch(id);
     let (mut seen, mut running) = (Seen::default(), BTreeMap::new());
     let mut story: Option<Story> = None;
-    let (mut last, mut checks) = (Timestamp::ZERO, None);
+    let (mut last, mut checks, mut probing) = (Timestamp::ZERO, None, None);
     while let Some((at, event)) = replay.event()? {
         seen.event(&event);
         if let (Event::Submit(request), None) = (&event, &story)
             && request.id == id
         {
-            story = Some(Story::new(&replay, request.clone(), at, &running));
+            story = Some(Story::new(&replay, request.clone(), at, &running, probing));
         }
         if let Some(story) = &mut story {
             story.pass(last, at);
             story.event(&event);
         }
-        if let Event::Completed(completion) = &event {
-            running.remove(&completion.batch);
+        match &event {
+            Event::Completed(completion) => {
+                running.remove(&completion.batch);
+            }
+            Event::Probing(unit) => probing = *unit,
+            _ => {}
         }
         let mut effects = Vec::new();
         replay.handle(at, event, |effect| effects.push(effect.clone()));
@@ -206,12 +214,18 @@ pub(super) fn follow(path: &Path, id: RequestId) -> Result<Story, ExplainError> 
 
 impl Run {
     const fn new(at: Timestamp, dispatch: Dispatch) -> Self {
-        Self { at, dispatch, aborted: None, completion: None }
+        Self { at, dispatch, aborted: None, completion: None, probed: false }
     }
 }
 
 impl Story {
-    fn new(replay: &Replay, request: Request, came: Timestamp, running: &BTreeMap<BatchId, Run>) -> Self {
+    fn new(
+        replay: &Replay,
+        request: Request,
+        came: Timestamp,
+        running: &BTreeMap<BatchId, Run>,
+        probing: Option<UnitId>,
+    ) -> Self {
         let core = replay.core();
         Self {
             class: core.budgets().class(&request).name.clone(),
@@ -230,6 +244,7 @@ impl Story {
             checked: false,
             torn: false,
             waiting_for: None,
+            probing,
         }
     }
 
@@ -251,6 +266,9 @@ impl Story {
     }
 
     fn event(&mut self, event: &Event) {
+        if let Event::Probing(unit) = event {
+            self.probing = *unit;
+        }
         let Event::Completed(completion) = event else { return };
         let mut runs = self.runs.iter_mut().chain(&mut self.ahead);
         if let Some(run) = runs.find(|run| run.dispatch.batch == completion.batch) {
@@ -287,7 +305,8 @@ impl Story {
         match effect {
             Effect::Dispatch(dispatch) if dispatch.requests.contains(&self.request.id) => {
                 self.waiting_for = None;
-                self.runs.push(Run::new(at, dispatch.clone()));
+                let probed = self.probing == Some(dispatch.unit);
+                self.runs.push(Run { probed, ..Run::new(at, dispatch.clone()) });
             }
             Effect::Dispatch(dispatch) if self.waiting_for.is_some() || self.runs.is_empty() => {
                 if self.outcome.is_none() && self.ahead.len() < MOST_AHEAD {

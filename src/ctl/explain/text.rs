@@ -121,7 +121,14 @@ fn offer(text: &mut String, offer: &Offer) {
         .units
         .iter()
         .filter(|unit| unit.free_in_us > 0)
-        .map(|unit| format!("{} in {}", unit.unit, us(unit.free_in_us)))
+        .map(|unit| {
+            let what = match unit.busy {
+                Some("load") => " (loads a variant)",
+                Some("profiler") => " (the profiler measures)",
+                _ => "",
+            };
+            format!("{} in {}{what}", unit.unit, us(unit.free_in_us))
+        })
         .collect();
     if !busy.is_empty() {
         let _ = writeln!(text, "busy, free as expected: {}", busy.join(", "));

@@ -6,6 +6,8 @@ use crate::core::plan::{Constraint, Grade, Ruling};
 
 /// A run that takes so much longer than expected is worth a word.
 const SLOW: f64 = 1.05;
+/// So long between the order to run and the start of the run is worth a word.
+const LONG_GAP_US: i64 = 2_000;
 
 pub(super) fn sentences(explained: &Explained) -> Vec<String> {
     match &explained.outcome {
@@ -163,6 +165,7 @@ fn served(explained: &Explained) -> Vec<String> {
         energy(*energy_uj)
     )];
     all.extend(waited(explained));
+    all.extend(explained.runs.first().and_then(not_at_once));
     if *rescued {
         all.extend(rescue(explained));
     } else {
@@ -212,6 +215,14 @@ fn rescue(explained: &Explained) -> Option<String> {
         us(first.expected_us),
         last.variant
     ))
+}
+
+/// A run that did not begin when it was ordered.
+fn not_at_once(run: &Ran) -> Option<String> {
+    let gap = run.from_us? - run.at_us;
+    let why = if run.probed { "the profiler was measuring there" } else { "its lane was not free yet" };
+    (gap >= LONG_GAP_US)
+        .then(|| format!("Its run on {} began {} after it was ordered: {why}.", run.unit, micros(gap)))
 }
 
 /// A run that took long.

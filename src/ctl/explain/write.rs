@@ -8,7 +8,7 @@ use super::story::{Decided, Run, Story, Wait};
 use super::{verdict, why};
 use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::event::{AppId, Outcome, Rejection, RequestId, Served};
-use crate::core::explain::{Arrival, Exclusion, Options};
+use crate::core::explain::{Arrival, Busy, Exclusion, Options};
 use crate::core::plan::{Candidate, Choice, Considered, Grade, Ruling};
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
@@ -43,7 +43,7 @@ impl Names<'_> {
     }
 
     fn ran(&self, run: &Run) -> Ran {
-        let Run { at, dispatch, aborted, completion } = run;
+        let Run { at, dispatch, aborted, completion, .. } = run;
         Ran {
             at_us: self.us(*at),
             variant: self.variant(dispatch.variant),
@@ -52,6 +52,7 @@ impl Names<'_> {
             clock_khz: dispatch.clock.0,
             requests: ids(&dispatch.requests),
             items: dispatch.items,
+            probed: run.probed,
             expected_us: dispatch.expected.as_micros(),
             reserved_uj: dispatch.reserved.0,
             from_us: completion.as_ref().map(|done| self.us(done.started)),
@@ -108,6 +109,7 @@ impl Names<'_> {
                 .map(|(unit, free)| Free {
                     unit: self.unit(UnitId::at(unit)),
                     free_in_us: free.since(at).as_micros(),
+                    busy: options.busy.get(unit).copied().flatten().map(busy),
                 })
                 .collect(),
             left_out: options.candidates.len() - shown.len(),
@@ -173,6 +175,14 @@ const fn exclusion(why: Exclusion) -> &'static str {
         Exclusion::NotNamed => "not_named",
         Exclusion::BelowFloor => "below_floor",
         Exclusion::NotLoaded(_) => "not_loaded",
+    }
+}
+
+const fn busy(busy: Busy) -> &'static str {
+    match busy {
+        Busy::Runs => "run",
+        Busy::Loads => "load",
+        Busy::Profiler => "profiler",
     }
 }
 
