@@ -13,6 +13,7 @@ use crate::ctl::status::Status;
 use crate::exec::{DataType, Tensor};
 use crate::units::Nanos;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::UnixStream;
@@ -126,7 +127,13 @@ fn answer(response: ModelInferResponse) -> Result<Reply, String> {
         }
         outputs.push(NamedTensor { name: output.name, tensor: Tensor { dtype, shape, data } });
     }
-    Ok(Reply::Answer { outputs, served: served(&response.parameters) })
+    let request = match response.parameters.get("request_id").and_then(|id| id.parameter_choice.as_ref()) {
+        Some(ParameterChoice::Int64Param(id)) => u64::try_from(*id).ok(),
+        Some(ParameterChoice::Uint64Param(id)) => Some(*id),
+        _ => None,
+    };
+    let request = request.and_then(NonZeroU64::new);
+    Ok(Reply::Answer { outputs, served: served(&response.parameters), request })
 }
 
 fn served(parameters: &BTreeMap<String, InferParameter>) -> ServedLine {

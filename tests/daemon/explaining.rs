@@ -34,7 +34,9 @@ fn offline(journal: &PathBuf, which: &str) -> Result<Value, String> {
 fn refused(daemon: &Daemon<'_>, wishes: &[(&str, &str)]) -> (String, u64) {
     let fashion = inputs("config/models", "fashion");
     match daemon.ask(nothing_but(&fashion, wishes)) {
-        Err(Reply::Rejected { reason, request, .. }) => (reason, request.expect("a refusal carries its id")),
+        Err(Reply::Rejected { reason, request, .. }) => {
+            (reason, request.expect("a refusal carries its id").get())
+        }
         other => panic!("not refused: {other:?}"),
     }
 }

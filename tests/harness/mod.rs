@@ -390,7 +390,7 @@ impl Daemon<'_> {
                 .await
         })?;
         match reply {
-            Reply::Answer { outputs, served } => {
+            Reply::Answer { outputs, served, .. } => {
                 Ok(Answer { outputs, served, parameters: parameters.into_iter().collect() })
             }
             other => Err(other),

@@ -37,6 +37,12 @@ pub(crate) enum Command {
     /// Put back the clocks that a daemon, which is gone, left changed.
     Restore(RestoreArgs),
     /// Explain what was decided about a request, why, and what came of it.
+    ///
+    /// For a request that was served or turned away: the configurations that were considered, with the latency,
+    /// energy, accuracy and odds to be late that were expected of each, what ruled each out, which constraint was
+    /// binding, what it waited for, and what happened. All of it comes from the journal, which `enabled` in [journal]
+    /// of the configuration turns on: that of the running daemon, or with --journal a file, without the daemon. The
+    /// journal is replayed by this program, so whoever asks must be allowed to read it.
     Explain(ExplainArgs),
     /// Replay a journal: the core must decide as it did.
     Replay(ReplayArgs),
@@ -243,12 +249,6 @@ pub(crate) struct RestoreArgs {
 }
 
 /// `explain`.
-///
-/// For a request that was served or turned away: the configurations that were considered, with the latency, energy,
-/// accuracy and odds to be late that were expected of each, what ruled each out, which constraint was binding, and
-/// what happened. It comes from the journal, which [journal] enabled of the configuration turns on: by default that
-/// of the running daemon, which need not be there for --journal. The journal is replayed by this program, not by the
-/// daemon, so it must be readable for whoever asks.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// The request_id that a response or refusal carries and `infer` shows; or `last`: the one that was answered or
