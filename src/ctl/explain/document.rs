@@ -251,7 +251,7 @@ pub struct Row {
 /// A boost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RaisedAt {
-    /// After the start of the run.
+    /// From the start of the run on.
     pub after_us: u64,
     /// The clock asked for then.
     pub clock_khz: u32,
@@ -300,6 +300,8 @@ pub struct Ran {
     pub requests: Vec<u64>,
     /// Items.
     pub items: u32,
+    /// When a higher clock was asked for under way, from the order to run on.
+    pub raised: Option<RaisedAt>,
     /// Whether the profiler measured on the same unit, between whose runs it had to go.
     pub probed: bool,
     /// Expected latency.

@@ -5,12 +5,14 @@
 
 use super::ExplainError;
 use crate::core::catalog::{Catalog, UnitId};
-use crate::core::event::{BatchId, Completion, Dispatch, Effect, Event, Outcome, Request, RequestId};
+use crate::core::event::{
+    BatchId, Completion, Dispatch, Effect, Event, Outcome, Request, RequestId, Setpoints,
+};
 use crate::core::explain::{Arrival, Look, Sight, Standing};
 use crate::core::plan::{Awaits, Choice};
 use crate::journal::Replay;
 use crate::time::Timestamp;
-use crate::units::Nanos;
+use crate::units::{Kilohertz, Nanos};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -71,6 +73,8 @@ pub(super) struct Run {
     /// When it was told to stop.
     pub(super) aborted: Option<Timestamp>,
     pub(super) completion: Option<Completion>,
+    /// When a higher clock was asked for under way, and which.
+    pub(super) raised: Option<(Timestamp, Kilohertz)>,
     /// Whether the profiler measured on the same unit.
     pub(super) probed: bool,
 }
@@ -214,7 +218,7 @@ pub(super) fn follow(path: &Path, id: RequestId) -> Result<Story, ExplainError> 
 
 impl Run {
     const fn new(at: Timestamp, dispatch: Dispatch) -> Self {
-        Self { at, dispatch, aborted: None, completion: None, probed: false }
+        Self { at, dispatch, aborted: None, completion: None, raised: None, probed: false }
     }
 }
 
@@ -301,6 +305,19 @@ impl Story {
         self.decisions.push(Decided { at, times: 1, look });
     }
 
+    /// Clocks are set; of a run under way that is a boost. One that was told to stop gets none.
+    fn clocks(&mut self, at: Timestamp, setpoints: &Setpoints) {
+        for run in &mut self.runs {
+            let under_way = run.completion.is_none() && run.aborted.is_none();
+            let unit = self.catalog.board.units.get(run.dispatch.unit.index());
+            let domain = unit.and_then(|unit| unit.domain);
+            let bounds = domain.and_then(|domain| *setpoints.domains.get(domain.index())?);
+            if let Some(bounds) = bounds.filter(|bounds| under_way && bounds.min > run.dispatch.clock) {
+                run.raised = Some((at, bounds.min));
+            }
+        }
+    }
+
     fn effect(&mut self, at: Timestamp, effect: &Effect) {
         match effect {
             Effect::Dispatch(dispatch) if dispatch.requests.contains(&self.request.id) => {
@@ -315,6 +332,7 @@ impl Story {
                     self.more_ahead += 1;
                 }
             }
+            Effect::Set(setpoints) => self.clocks(at, setpoints),
             Effect::Abort(batch) => {
                 if let Some(run) = self.runs.iter_mut().find(|run| run.dispatch.batch == *batch) {
                     run.aborted.get_or_insert(at);

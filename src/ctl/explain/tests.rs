@@ -142,6 +142,8 @@ fn agrees(explained: &Explained, fact: &Fact) {
             let run = fact.run.expect("a run");
             let last =
                 explained.runs.iter().find(|run| run.to_us == Some(*at_us)).expect("the run that answered");
+            let raised = last.raised.as_ref().map_or(last.clock_khz, |raised| raised.clock_khz);
+            assert_eq!(raised, served.clock.0, "{}", what());
             assert_eq!(last.from_us, Some(us(fact, run.started)), "{}", what());
         }
         (Outcome::Rejected { reason, .. }, Ended::Rejected { reason: said, at_us, .. }) => {
@@ -256,7 +258,12 @@ fn a_rescue_is_told_with_both_runs_and_what_each_was_expected_to_take() {
     let [first, second] = explained.runs.as_slice() else { panic!("{explained:#?}") };
     assert_ne!(first.variant, second.variant);
     assert!(explained.verdict.iter().any(|sentence| sentence.starts_with("Rescued: ")), "{explained:#?}");
-    let planned = explained.decisions[0].offer.candidates[0].rescue.as_ref().expect("it was planned");
+    let chosen = &explained.decisions[0].offer.candidates[0];
+    // A boost that was planned comes before the rescue, at its time.
+    let raised = first.raised.as_ref().map(|raised| (raised.after_us, raised.clock_khz));
+    let boost = chosen.boost.as_ref().map(|boost| (boost.after_us, boost.clock_khz));
+    assert_eq!(raised, boost, "{explained:#?}");
+    let planned = chosen.rescue.as_ref().expect("it was planned");
     assert_eq!((&planned.variant, &planned.unit), (&second.variant, &second.unit));
 }
 

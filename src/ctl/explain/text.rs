@@ -199,7 +199,7 @@ fn happened(text: &mut String, explained: &Explained) {
             Provenance::Modelled => "modelled, not measured",
             Provenance::Conservative => "guessed",
         };
-        let reserved = explained.runs.last().map_or(0, |run| run.reserved_uj);
+        let reserved: u64 = explained.runs.iter().map(|run| run.reserved_uj).sum();
         let whole = if *batch_items > explained.request.items {
             format!(
                 ", its share of a run of {batch_items} items for which {} were expected",
@@ -218,6 +218,18 @@ fn happened(text: &mut String, explained: &Explained) {
     }
 }
 
+/// The clock of a run, and what it was raised to.
+fn clocks(run: &Ran) -> String {
+    let began = clock(run.clock_khz);
+    match &run.raised {
+        None => began,
+        Some(raised) => {
+            let at = run.at_us.saturating_add_unsigned(raised.after_us);
+            format!("{began}, {} from {} on", clock(raised.clock_khz), micros(at))
+        }
+    }
+}
+
 fn ran(run: &Ran) -> Vec<Cell> {
     let took = run.from_us.zip(run.to_us).map(|(from, to)| micros(to - from));
     let ended = match (run.failure, run.stopped_us, run.to_us) {
@@ -230,7 +242,7 @@ fn ran(run: &Ran) -> Vec<Cell> {
     vec![
         Cell::new(format!("{}/{}", run.model, run.variant)),
         Cell::new(&run.unit),
-        right(clock(run.clock_khz)),
+        right(clocks(run)),
         Cell::new(requests.join(" ")),
         right(micros(run.from_us.unwrap_or(run.at_us))),
         right(run.to_us.map_or_else(|| "-".to_owned(), micros)),

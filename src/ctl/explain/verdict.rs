@@ -220,9 +220,9 @@ fn rescue(explained: &Explained) -> Option<String> {
 /// A run that did not begin when it was ordered.
 fn not_at_once(run: &Ran) -> Option<String> {
     let gap = run.from_us? - run.at_us;
-    let why = if run.probed { "the profiler was measuring there" } else { "its lane was not free yet" };
+    let why = if run.probed { ", since the profiler was measuring there" } else { "" };
     (gap >= LONG_GAP_US)
-        .then(|| format!("Its run on {} began {} after it was ordered: {why}.", run.unit, micros(gap)))
+        .then(|| format!("Its run on {} began {} after it was ordered{why}.", run.unit, micros(gap)))
 }
 
 /// A run that took long.

@@ -52,6 +52,10 @@ impl Names<'_> {
             clock_khz: dispatch.clock.0,
             requests: ids(&dispatch.requests),
             items: dispatch.items,
+            raised: run.raised.map(|(raised, clock)| RaisedAt {
+                after_us: raised.since(*at).as_micros(),
+                clock_khz: clock.0,
+            }),
             probed: run.probed,
             expected_us: dispatch.expected.as_micros(),
             reserved_uj: dispatch.reserved.0,
