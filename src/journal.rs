@@ -7,15 +7,18 @@
 use crate::core::Core;
 use crate::core::catalog::Catalog;
 use crate::core::energy::Budgets;
-use crate::core::event::{Effect, Event};
+use crate::core::event::{Effect, Event, RequestId};
+use crate::core::explain::Sight;
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
+use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use tokio::sync::oneshot;
 
 /// Version of the format; a journal of another version is refused.
 const FORMAT: u32 = 1;
@@ -23,6 +26,8 @@ const FORMAT: u32 = 1;
 const CHECK_EVERY: u64 = 256;
 /// Events that may wait for the disk.
 const BACKLOG: usize = 8192;
+/// Most time of events that is not in the file yet while more of them come.
+const FLUSH_EVERY: Nanos = Nanos::from_secs(1);
 /// Longest line that a replay reads.
 const MAX_LINE: u64 = 64 << 20;
 
@@ -56,6 +61,14 @@ enum Line {
     Check { events: u64, digest: u64 },
 }
 
+/// What the writer is told.
+#[derive(Debug)]
+enum Order {
+    Write(Line),
+    /// Bring everything before this into the file, and say so.
+    Flush(oneshot::Sender<()>),
+}
+
 /// Why a journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -78,7 +91,10 @@ pub enum JournalError {
         message: String,
     },
     /// The replay decided differently.
-    #[error("{path}, line {line}: after {events} events the effects differ from those recorded")]
+    #[error(
+        "{path}, line {line}: after {events} events the effects differ from those recorded: it was changed, or recorded \
+         by another version of wattd"
+    )]
     Diverged {
         /// The file.
         path: PathBuf,
@@ -107,7 +123,7 @@ impl Digest {
 /// ends and says so, since a journal with gaps would replay to something that never happened.
 #[derive(Debug)]
 pub struct Recorder {
-    lines: Option<SyncSender<Line>>,
+    lines: Option<SyncSender<Order>>,
     writer: Option<std::thread::JoinHandle<()>>,
     digest: Digest,
     events: u64,
@@ -139,7 +155,7 @@ impl Recorder {
             writer: Some(writer),
             digest: Digest::default(),
             events: 0,
-            path: path.to_owned(),
+            path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
         })
     }
 
@@ -162,9 +178,33 @@ impl Recorder {
         }
     }
 
+    /// The file. Absolute, so that whoever is told finds it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether events are recorded still.
+    #[must_use]
+    pub const fn is_recording(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Orders everything so far into the file. Ends when that is done, or with an error if it will not be, as when the
+    /// backlog is full.
+    pub fn flush(&mut self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        if let Some(lines) = &self.lines
+            && let Err(TrySendError::Disconnected(_)) = lines.try_send(Order::Flush(done))
+        {
+            self.lines = None;
+        }
+        wait
+    }
+
     fn send(&mut self, line: Line) {
         let Some(lines) = &self.lines else { return };
-        if let Err(error) = lines.try_send(line) {
+        if let Err(error) = lines.try_send(Order::Write(line)) {
             if matches!(error, TrySendError::Full(_)) {
                 tracing::warn!(path = %self.path.display(), "journal: the disk cannot keep up, recording ends here");
             }
@@ -190,15 +230,28 @@ fn write_line(file: &mut impl Write, line: &impl Serialize) -> std::io::Result<u
     Ok(text.len() as u64)
 }
 
-fn write_all(lines: &Receiver<Line>, mut file: BufWriter<File>, limit_bytes: u64, path: &Path) {
-    let mut written = 0;
-    while let Ok(line) = lines.recv() {
-        match write_line(&mut file, &line) {
-            Ok(bytes) => written += bytes,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "journal: recording ends here");
-                return;
-            }
+fn write_all(orders: &Receiver<Order>, mut file: BufWriter<File>, limit_bytes: u64, path: &Path) {
+    let (mut written, mut flushed_at) = (0, Timestamp::ZERO);
+    while let Ok(order) = orders.recv() {
+        let result = match order {
+            Order::Flush(done) => file.flush().inspect(|()| {
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }),
+            Order::Write(line) => write_line(&mut file, &line).and_then(|bytes| {
+                written += bytes;
+                match line {
+                    Line::Event { at, .. } if at.since(flushed_at) > FLUSH_EVERY => {
+                        flushed_at = at;
+                        file.flush()
+                    }
+                    _ => Ok(()),
+                }
+            }),
+        };
+        if let Err(error) = result {
+            tracing::warn!(path = %path.display(), %error, "journal: recording ends here");
+            return;
         }
         if written > limit_bytes {
             tracing::warn!(path = %path.display(), limit_bytes, "journal: size limit reached, recording ends here");
@@ -223,59 +276,144 @@ pub struct Replayed {
     pub torn: bool,
 }
 
-/// Replays a journal through a fresh core and compares the effects with those recorded.
+/// A journal that is replayed through a fresh core, an event at a time, with the effects compared with those recorded.
+#[derive(Debug)]
+pub struct Replay {
+    path: PathBuf,
+    reader: BufReader<File>,
+    text: String,
+    line: u64,
+    core: Core,
+    digest: Digest,
+    replayed: Replayed,
+    started_unix_s: u64,
+    start: Timestamp,
+}
+
+/// The one key of a header that all versions have.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+impl Replay {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no journal of this version.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        let malformed = |message: String| JournalError::Malformed { path: path.to_owned(), line: 1, message };
+        let mut reader = BufReader::new(File::open(path).map_err(io)?);
+        let mut text = String::new();
+        read_line(&mut reader, &mut text).map_err(io)?;
+        let version = serde_json::from_str::<Version>(&text)
+            .map_err(|error| malformed(format!("not the first line of a journal: {error}")))?;
+        if version.format != FORMAT {
+            return Err(malformed(format!("format {}, this program reads {FORMAT}", version.format)));
+        }
+        let header: Header = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        if header.budgets.classes.is_empty() {
+            return Err(malformed("budgets without a class".to_owned()));
+        }
+        Ok(Self {
+            core: Core::tuned(header.catalog, header.budgets, header.tuning, header.start),
+            path: path.to_owned(),
+            reader,
+            text,
+            line: 1,
+            digest: Digest::default(),
+            replayed: Replayed::default(),
+            started_unix_s: header.started_unix_s,
+            start: header.start,
+        })
+    }
+
+    /// The next event, to be given to [`Replay::handle`]; `None` at the end. Checks on the way are made.
+    ///
+    /// # Errors
+    /// If a line cannot be read, or the effects so far differ from those recorded.
+    pub fn event(&mut self) -> Result<Option<(Timestamp, Event)>, JournalError> {
+        loop {
+            let read = read_line(&mut self.reader, &mut self.text);
+            if read.map_err(|source| JournalError::Io { path: self.path.clone(), source })? == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            match serde_json::from_str(&self.text) {
+                Ok(Line::Event { at, event }) => return Ok(Some((at, event))),
+                Ok(Line::Check { events, digest }) => self.check(events, digest)?,
+                Err(_) if !self.text.ends_with('\n') => {
+                    self.replayed.torn = true;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let (path, message) = (self.path.clone(), error.to_string());
+                    return Err(JournalError::Malformed { path, line: self.line, message });
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, events: u64, digest: u64) -> Result<(), JournalError> {
+        if events != self.replayed.events || digest != self.digest.value() {
+            let (path, events) = (self.path.clone(), self.replayed.events);
+            return Err(JournalError::Diverged { path, line: self.line, events });
+        }
+        self.replayed.checks += 1;
+        Ok(())
+    }
+
+    /// Lets the core handle an event; `see` is shown what comes of it.
+    pub fn handle(&mut self, at: Timestamp, event: Event, mut see: impl FnMut(&Effect)) {
+        self.replayed.events += 1;
+        self.core.handle(at, event);
+        while let Some(effect) = self.core.poll_effect() {
+            self.replayed.effects += 1;
+            self.digest.add(&effect);
+            see(&effect);
+        }
+    }
+
+    /// The core as it is now.
+    #[must_use]
+    pub const fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Has the core watch a request: see [`Core::watch`].
+    pub fn watch(&mut self, request: RequestId) {
+        self.core.watch(request);
+    }
+
+    /// See [`Core::take_sights`].
+    pub fn take_sights(&mut self) -> Vec<Sight> {
+        self.core.take_sights()
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub const fn replayed(&self) -> Replayed {
+        self.replayed
+    }
+
+    /// Seconds since the Unix epoch at a moment, as good as the second at which the daemon started is known.
+    #[must_use]
+    pub const fn unix_s(&self, at: Timestamp) -> u64 {
+        self.started_unix_s.saturating_add(at.since(self.start).as_micros() / 1_000_000)
+    }
+}
+
+/// Replays a whole journal.
 ///
 /// # Errors
 /// If the file cannot be read, is no journal, or the effects differ.
 pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Replayed, JournalError> {
-    let io = |source| JournalError::Io { path: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let malformed =
-        |line: u64, message: String| JournalError::Malformed { path: path.to_owned(), line, message };
-    let mut text = String::new();
-    read_line(&mut reader, &mut text).map_err(io)?;
-    let header: Header = serde_json::from_str(&text).map_err(|error| malformed(1, error.to_string()))?;
-    if header.format != FORMAT {
-        return Err(malformed(1, format!("format {}, this program reads {FORMAT}", header.format)));
+    let mut replay = Replay::open(path)?;
+    while let Some((at, event)) = replay.event()? {
+        replay.handle(at, event, |effect| see(at, effect));
     }
-    if header.budgets.classes.is_empty() {
-        return Err(malformed(1, "budgets without a class".to_owned()));
-    }
-    let mut core = Core::tuned(header.catalog, header.budgets, header.tuning, header.start);
-    let (mut digest, mut replayed, mut number) = (Digest::default(), Replayed::default(), 1);
-    while read_line(&mut reader, &mut text).map_err(io)? > 0 {
-        number += 1;
-        let line: Line = match serde_json::from_str(&text) {
-            Ok(line) => line,
-            Err(_) if !text.ends_with('\n') => {
-                replayed.torn = true;
-                break;
-            }
-            Err(error) => return Err(malformed(number, error.to_string())),
-        };
-        match line {
-            Line::Event { at, event } => {
-                replayed.events += 1;
-                core.handle(at, event);
-                while let Some(effect) = core.poll_effect() {
-                    replayed.effects += 1;
-                    digest.add(&effect);
-                    see(at, &effect);
-                }
-            }
-            Line::Check { events, digest: recorded } => {
-                if events != replayed.events || recorded != digest.value() {
-                    return Err(JournalError::Diverged {
-                        path: path.to_owned(),
-                        line: number,
-                        events: replayed.events,
-                    });
-                }
-                replayed.checks += 1;
-            }
-        }
-    }
-    Ok(replayed)
+    Ok(replay.replayed())
 }
 
 fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<usize> {

@@ -4,6 +4,7 @@ use crate::core::event::{AppId, Outcome};
 use crate::exec::{Tensor, TensorSpec};
 use crate::units::{Microjoules, Nanos, Ppm};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -58,7 +59,7 @@ pub struct Wishes {
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
-    /// The daemon's id of the request, for `wattctl explain`.
+    /// The daemon's id of the request, by which `wattctl explain` finds it.
     pub request: u64,
     /// How it ended.
     pub outcome: Outcome,
@@ -148,6 +149,17 @@ pub struct ModelCounters {
     pub last_inference_ms: u64,
 }
 
+/// Where the daemon records events.
+#[derive(Debug)]
+pub struct Journal {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it records still: it ends when the file is full or the disk fails.
+    pub recording: bool,
+    /// Resolves when all events so far are in the file; an error means that they never will be.
+    pub flushed: oneshot::Receiver<()>,
+}
+
 /// The daemon, as the API sees it. All methods return at once.
 pub trait Backend: Send + Sync + 'static {
     /// Hands a request to the core.
@@ -171,6 +183,8 @@ pub trait Backend: Send + Sync + 'static {
     fn models_status(&self) -> serde_json::Value;
     /// The Prometheus page.
     fn metrics(&self) -> String;
+    /// Where events are recorded, all those so far on their way there; `None` = nowhere.
+    fn journal(&self) -> Option<Journal>;
     /// Orders profiling of a model (or all): `anew`, or only what has no profile; the result appears in the
     /// models' status.
     fn profile(&self, model: Option<usize>, anew: bool);

@@ -85,7 +85,9 @@ pub(super) async fn infer(charge: &Charge, ask: Ask) -> Result<Done, ApiError> {
     pending.guard.disarm();
     let served = match answer.outcome {
         Outcome::Served(served) => served,
-        Outcome::Rejected { reason, retry_after } => return Err(ApiError::rejected(reason, retry_after)),
+        Outcome::Rejected { reason, retry_after } => {
+            return Err(ApiError::rejected(reason, retry_after).of_request(answer.request));
+        }
     };
     let tensors = std::mem::take(&mut answer.outputs);
     if tensors.len() != view.outputs.len() {

@@ -18,9 +18,12 @@ use serde_json::{Value as Json, json};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+/// Time that the disk has for what is not in the journal yet.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 /// No path here has more segments.
 const MOST_SEGMENTS: usize = 8;
 
@@ -110,6 +113,9 @@ fn refuse(failure: &Failure, charge: &Arc<Charge>) -> Response<ApiBody> {
     if let Some(span) = error.retry_after {
         body["retry_after_us"] = json!(span.as_micros());
     }
+    if let Some(request) = error.request {
+        body["request_id"] = json!(request);
+    }
     let mut response = Response::new(ApiBody::plain(body.to_string().into(), charge));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -159,6 +165,10 @@ async fn route(charge: &Arc<Charge>, scope: Scope, request: Request<Incoming>) -
         ["wattd", "v1", "models"] => {
             only(&head, "GET")?;
             Ok(Reply::json(&charge.connection.backend().models_status()))
+        }
+        ["wattd", "v1", "journal"] => {
+            only(&head, "GET")?;
+            Ok(journal(charge).await)
         }
         ["wattd", "v1", "profile"] => {
             only(&head, "POST")?;
@@ -336,6 +346,16 @@ fn parse<T: for<'de> Deserialize<'de> + Default>(body: &[u8]) -> Result<T, ApiEr
     }
     serde_json::from_slice(body)
         .map_err(|error| ApiError::invalid(format!("the body is not the JSON it should be: {error}")))
+}
+
+/// Says where events are recorded, once those so far are in the file or the disk has had its time.
+async fn journal(charge: &Arc<Charge>) -> Reply {
+    let Some(journal) = charge.connection.backend().journal() else {
+        return Reply::json(&json!({ "path": null, "recording": false, "complete": true }));
+    };
+    let flushed = tokio::time::timeout(FLUSH_PATIENCE, journal.flushed).await;
+    let complete = matches!(flushed, Ok(Ok(())));
+    Reply::json(&json!({ "path": journal.path, "recording": journal.recording, "complete": complete }))
 }
 
 async fn profile(charge: &Arc<Charge>, body: Incoming) -> Result<Reply, ApiError> {

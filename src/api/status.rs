@@ -12,6 +12,8 @@ use tonic::metadata::MetadataMap;
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("wattd-reason");
 /// Trailer and header with the microseconds after which a new try may help.
 pub const RETRY_HEADER: HeaderName = HeaderName::from_static("retry-after-us");
+/// Trailer and header with the daemon's id of the request, where it had one.
+pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("wattd-request-id");
 /// The trailer that gRPC clients with a retry policy obey by themselves, in milliseconds.
 const PUSHBACK_HEADER: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -27,12 +29,14 @@ pub struct ApiError {
     pub message: String,
     /// When trying again may help; `None`: it will not, as things are.
     pub retry_after: Option<Nanos>,
+    /// The daemon's id of the request, once it has one.
+    pub request: Option<u64>,
 }
 
 impl ApiError {
     /// An error that will come again if the same request is sent again.
     pub(super) fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None }
+        Self { code, reason, message: message.into(), retry_after: None, request: None }
     }
 
     /// The request is not what the model or the protocol wants.
@@ -76,7 +80,13 @@ impl ApiError {
             || message.to_owned(),
             |span| format!("{message}; try again in {} ms", span.as_micros().div_ceil(1000)),
         );
-        Self { code, reason: reason.name(), message, retry_after }
+        Self { code, reason: reason.name(), message, retry_after, request: None }
+    }
+
+    /// The same with the request's id.
+    #[must_use]
+    pub fn of_request(self, request: u64) -> Self {
+        Self { request: Some(request), ..self }
     }
 
     /// The HTTP status with the same meaning.
@@ -97,11 +107,14 @@ impl ApiError {
         }
     }
 
-    /// Reason and retry-after as headers (HTTP) or trailers (gRPC).
+    /// Reason, retry-after and the request's id as headers (HTTP) or trailers (gRPC).
     pub(super) fn annotate(&self, headers: &mut HeaderMap) {
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason));
         if let Some(span) = self.retry_after {
             headers.insert(RETRY_HEADER, HeaderValue::from(span.as_micros()));
+        }
+        if let Some(request) = self.request {
+            headers.insert(REQUEST_HEADER, HeaderValue::from(request));
         }
     }
 
@@ -172,5 +185,12 @@ mod tests {
         assert_eq!(text("wattd-reason").as_deref(), Some("too_hot"));
         assert_eq!(text("retry-after-us").as_deref(), Some("1500"));
         assert_eq!(text("grpc-retry-pushback-ms").as_deref(), Some("2"));
+        assert_eq!(text("wattd-request-id"), None, "not every error is about a request that has one");
+    }
+
+    #[test]
+    fn a_refusal_says_which_request_it_was() {
+        let status = ApiError::rejected(Rejection::QueueFull, None).of_request(12).to_grpc();
+        assert_eq!(status.metadata().get("wattd-request-id").unwrap().to_str().unwrap(), "12");
     }
 }

@@ -4,6 +4,8 @@
 mod args;
 #[path = "wattctl/commands.rs"]
 mod commands;
+#[path = "wattctl/explain.rs"]
+mod explain;
 #[path = "wattctl/machine.rs"]
 mod machine;
 #[path = "wattctl/simulate.rs"]

@@ -8,11 +8,11 @@
 use super::Core;
 use crate::core::catalog::UnitId;
 use crate::core::estimate::GUESS_FACTOR;
-use crate::core::event::{Outcome, Rejection, Request};
+use crate::core::event::{Outcome, Rejection, Request, RequestId};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
-use crate::units::{Nanos, Ppm};
+use crate::units::{Microjoules, Nanos, Ppm};
 use smallvec::SmallVec;
 
 type Verdict = Result<Waiting, (Rejection, Option<Nanos>)>;
@@ -28,6 +28,7 @@ impl Core {
             return;
         }
         self.residency.used(request.model, now);
+        self.watch_arrival(now, &request);
         match self.admit(now, request) {
             Ok(waiting) => {
                 self.estimates.arrived(waiting.request.model, now);
@@ -51,17 +52,24 @@ impl Core {
             return Err((Rejection::TooHot, Some(Nanos::from_secs(5))));
         }
         if let Some(late) = waiting.hard.then(|| self.lateness(now, &waiting)).flatten() {
-            return Err((Rejection::DeadlineUnreachable, Some(late)));
+            return Err((Rejection::DeadlineUnreachable, Some(late.0)));
         }
         Ok(waiting)
     }
 
     /// The request with its class's defaults, and how fast each unit could serve it.
     fn fill_in(&self, now: Timestamp, request: Request) -> Verdict {
+        let mut waiting = self.with_defaults(now, request);
+        self.find_fastest(&mut waiting)?;
+        Ok(waiting)
+    }
+
+    /// The request with its class's defaults.
+    pub(super) fn with_defaults(&self, now: Timestamp, request: Request) -> Waiting {
         let class = self.budgets.class(&request);
         let floor = request.min_accuracy.unwrap_or(class.min_accuracy);
         let class_target = class.accuracy_target.unwrap_or(Ppm::ZERO);
-        let mut waiting = Waiting {
+        Waiting {
             arrival: now,
             deadline: request.deadline.unwrap_or(now.after(class.latency)),
             hard: request.deadline.is_some(),
@@ -73,12 +81,10 @@ impl Core {
             fastest: SmallVec::new(),
             usual: SmallVec::new(),
             request,
-        };
-        self.find_fastest(&mut waiting)?;
-        Ok(waiting)
+        }
     }
 
-    fn find_fastest(&self, waiting: &mut Waiting) -> Result<(), (Rejection, Option<Nanos>)> {
+    pub(super) fn find_fastest(&self, waiting: &mut Waiting) -> Result<(), (Rejection, Option<Nanos>)> {
         let request = &waiting.request;
         let model = &self.catalog.models[request.model.index()];
         let units = self.catalog.board.units.len();
@@ -140,28 +146,49 @@ impl Core {
     /// Whether some clock of the unit serves the request within its energy.
     fn affordable(&self, waiting: &Waiting, variant: crate::core::catalog::VariantId, unit: UnitId) -> bool {
         let Some(limit) = waiting.max_energy else { return true };
+        self.energies(waiting, variant, unit).any(|energy| energy <= limit.as_f64())
+    }
+
+    /// Profiled energy of a request on a unit at each of its clocks, microjoules; none where it may not run.
+    fn energies(
+        &self,
+        waiting: &Waiting,
+        variant: crate::core::catalog::VariantId,
+        unit: UnitId,
+    ) -> impl Iterator<Item = f64> {
         let points = 0..self.costs.clocks(unit).len();
-        points.into_iter().any(|opp| {
-            let latency = self.costs.latency(variant, unit, opp, waiting.request.items);
-            let watts = self.estimates.busy_watts_at_point(variant, unit, opp);
-            latency.is_some_and(|latency| latency.as_secs_f64() * watts * 1e6 <= limit.as_f64())
+        points.filter_map(move |opp| {
+            let latency = self.costs.latency(variant, unit, opp, waiting.request.items)?;
+            Some(latency.as_secs_f64() * self.estimates.busy_watts_at_point(variant, unit, opp) * 1e6)
         })
     }
 
-    /// By how much some hard deadline would be missed if `new` joined the queue; `None` if none would.
-    fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<Nanos> {
+    /// The least energy for which a variant that would do serves a request, by the profiles.
+    pub(super) fn cheapest(&self, waiting: &Waiting) -> Option<Microjoules> {
+        let variants = self.catalog.models[waiting.request.model.index()].variants.iter();
+        let units = 0..self.catalog.board.units.len();
+        variants
+            .filter(|&&variant| waiting.accepts(&self.catalog, variant))
+            .flat_map(|&variant| units.clone().map(move |unit| (variant, UnitId::at(unit))))
+            .flat_map(|(variant, unit)| self.energies(waiting, variant, unit))
+            .map(Microjoules::from_f64)
+            .min()
+    }
+
+    /// By how much some hard deadline would be missed if `new` joined the queue, and whose; `None` if none would.
+    pub(super) fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<(Nanos, RequestId)> {
         let mut free_at = self.free_times(now);
         let before = |other: &Waiting| (other.priority, other.deadline) <= (new.priority, new.deadline);
         let earlier = self.queue.iter().filter(|other| before(other));
         let later = self.queue.iter().filter(|other| !before(other));
-        let mut worst: Option<Nanos> = None;
+        let mut worst: Option<(Nanos, RequestId)> = None;
         for waiting in earlier.chain(std::iter::once(new)).chain(later) {
             let Some(finish) = self.place(waiting, &mut free_at) else { continue };
             let endangered = waiting.hard && finish > waiting.deadline;
             // What was late before the newcomer is not its fault.
             if endangered && (waiting.request.id == new.request.id || !before(waiting)) {
-                let late = finish.since(waiting.deadline);
-                worst = Some(worst.map_or(late, |known| known.max(late)));
+                let late = (finish.since(waiting.deadline), waiting.request.id);
+                worst = worst.max(Some(late));
             }
         }
         worst

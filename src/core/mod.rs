@@ -12,6 +12,7 @@ pub mod clocks;
 pub mod energy;
 pub mod estimate;
 pub mod event;
+pub mod explain;
 pub mod fit;
 mod hedge;
 mod lanes;
@@ -89,6 +90,7 @@ pub struct Core {
     effects: VecDeque<Effect>,
     next_batch: u64,
     draining: bool,
+    watch: Option<Box<explain::Watch>>,
 }
 
 impl Core {
@@ -127,6 +129,7 @@ impl Core {
             effects: VecDeque::new(),
             next_batch: 0,
             draining: false,
+            watch: None,
             budgets_since: now,
             energy_at_budgets: Microjoules::ZERO,
             energy_at_battery: Microjoules::ZERO,
@@ -171,6 +174,7 @@ impl Core {
         self.expire(now);
         self.carry_out_programs(now);
         self.schedule(now);
+        self.watch_standing();
         self.move_in(now);
         self.settle_clocks(now);
         if cfg!(debug_assertions) {
@@ -249,6 +253,7 @@ impl Core {
         let mut dry: SmallVec<[event::ClassId; 4]> = SmallVec::new();
         while skipped.len() < HORIZON && self.some_lane_free() {
             let Some((head, choice)) = self.choose_next(now, &skipped, &dry) else { return };
+            self.watch_choice(now, &skipped, &dry, &choice);
             match choice {
                 Choice::Run { requests, explanation } => self.dispatch(now, head, requests, &explanation),
                 Choice::Hold { until, awaits } => {
@@ -283,6 +288,18 @@ impl Core {
         skipped: &[RequestId],
         dry: &[event::ClassId],
     ) -> Option<(RequestId, Choice)> {
+        let choose = |view: &View<'_>, batch: &[&Waiting]| (batch[0].request.id, plan::choose(view, batch));
+        self.look_at_next(now, skipped, dry, choose)
+    }
+
+    /// Shows that request, first of those that could share its run, with all that a decision looks at.
+    fn look_at_next<T>(
+        &self,
+        now: Timestamp,
+        skipped: &[RequestId],
+        dry: &[event::ClassId],
+        look: impl FnOnce(&View<'_>, &[&Waiting]) -> T,
+    ) -> Option<T> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
         let passed: SmallVec<[&Waiting; 16]> = skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
         let head =
@@ -297,7 +314,7 @@ impl Core {
         let domain_busy = self.busy_domains();
         let rhythm = self.estimates.rhythm(head.request.model);
         let view = View { rhythm, ..self.view(now, &free_at, &domain_busy, &behind) };
-        Some((head.request.id, plan::choose(&view, &batch)))
+        Some(look(&view, &batch))
     }
 
     fn view<'a>(

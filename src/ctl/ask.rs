@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub const STATUS: &str = "/wattd/v1/status";
 /// Path of [`crate::ctl::status::Models`].
 pub const MODELS: &str = "/wattd/v1/models";
+/// Path of [`crate::ctl::explain::Place`].
+pub const JOURNAL: &str = "/wattd/v1/journal";
 /// Path that orders profiling.
 pub const PROFILE: &str = "/wattd/v1/profile";
 

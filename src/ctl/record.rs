@@ -143,6 +143,9 @@ pub struct RequestLine {
     pub items: u32,
     /// Whether an answer came after the deadline.
     pub missed: bool,
+    /// The daemon's id of it, for `wattctl explain`; none where it had no answer, and in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<u64>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -351,6 +354,7 @@ mod tests {
             app: "camera".into(),
             items: 1,
             missed: false,
+            request_id: Some(t_us),
             outcome: Outcome::Served(ServedLine {
                 variant: "int8".into(),
                 energy_source: Some(Provenance::Modelled),

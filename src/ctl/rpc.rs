@@ -13,6 +13,7 @@ use crate::ctl::status::Status;
 use crate::exec::{DataType, Tensor};
 use crate::units::Nanos;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::UnixStream;
@@ -24,6 +25,9 @@ const MESSAGE_LIMIT: usize = 256 << 20;
 const REASON: &str = "wattd-reason";
 /// Trailer with the time after which trying again may help, in microseconds.
 const RETRY: &str = "retry-after-us";
+
+/// Trailer with the daemon's id of the request.
+const REQUEST: &str = "wattd-request-id";
 
 /// Connections to the daemon.
 #[derive(Debug)]
@@ -123,7 +127,13 @@ fn answer(response: ModelInferResponse) -> Result<Reply, String> {
         }
         outputs.push(NamedTensor { name: output.name, tensor: Tensor { dtype, shape, data } });
     }
-    Ok(Reply::Answer { outputs, served: served(&response.parameters) })
+    let request = match response.parameters.get("request_id").and_then(|id| id.parameter_choice.as_ref()) {
+        Some(ParameterChoice::Int64Param(id)) => u64::try_from(*id).ok(),
+        Some(ParameterChoice::Uint64Param(id)) => Some(*id),
+        _ => None,
+    };
+    let request = request.and_then(NonZeroU64::new);
+    Ok(Reply::Answer { outputs, served: served(&response.parameters), request })
 }
 
 fn served(parameters: &BTreeMap<String, InferParameter>) -> ServedLine {
@@ -164,6 +174,7 @@ fn refusal(status: &tonic::Status) -> Reply {
             reason: reason.to_owned(),
             message,
             retry_after: trailer(RETRY).and_then(|us| us.parse().ok()).map(Nanos::from_micros),
+            request: trailer(REQUEST).and_then(|id| id.parse().ok()),
         },
         None => Reply::Failed(format!("{:?}: {message}", status.code())),
     }

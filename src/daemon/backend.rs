@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::view::Fixed;
-use crate::api::backend::{Backend, ModelCounters, ModelView, Pending, Submission, SubmitError};
+use crate::api::backend::{Backend, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError};
 use crate::config::Config;
 use crate::core::catalog::{ModelId, VariantId};
 use crate::core::event::Event;
@@ -67,6 +67,13 @@ impl Backend for Daemon {
 
     fn metrics(&self) -> String {
         self.page.render()
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        let mut state = self.engine.state();
+        let recorder = state.recorder.as_mut()?;
+        let flushed = recorder.flush();
+        Some(Journal { path: recorder.path().to_owned(), recording: recorder.is_recording(), flushed })
     }
 
     fn profile(&self, model: Option<usize>, anew: bool) {

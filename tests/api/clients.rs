@@ -109,10 +109,10 @@ async fn rejections_by_http_carry_reason_and_retry_after() {
     let (status, answer) = curl(&server, &["-d", body, "-D", "-"], "/v2/models/echo/infer").await;
     assert_eq!(status, 503, "{answer}");
     let lower = answer.to_lowercase();
-    for line in ["wattd-reason: too_hot", "retry-after: 1", "retry-after-us: 25000"] {
+    for line in ["wattd-reason: too_hot", "retry-after: 1", "retry-after-us: 25000", "wattd-request-id: "] {
         assert!(lower.contains(line), "{line} in {answer}");
     }
-    assert!(answer.contains(r#""retry_after_us":25000"#), "{answer}");
+    assert!(answer.contains(r#""retry_after_us":25000"#) && answer.contains(r#""request_id":"#), "{answer}");
     server.stop().await;
 }
 

@@ -13,7 +13,7 @@ const MODELS: &str = "config/models";
 
 fn refused(daemon: &Daemon<'_>, ask: Ask) -> (String, String, bool) {
     match daemon.ask(ask) {
-        Err(Reply::Rejected { reason, message, retry_after }) => (reason, message, retry_after.is_some()),
+        Err(Reply::Rejected { reason, message, retry_after, .. }) => (reason, message, retry_after.is_some()),
         other => panic!("not refused: {other:?}\n{}", daemon.log()),
     }
 }

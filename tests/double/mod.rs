@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wattd::api::backend::{
-    Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
 };
 use wattd::core::catalog::{Provenance, UnitId, VariantId};
 use wattd::core::event::{Outcome, Rejection, Served};
@@ -198,6 +198,10 @@ impl Backend for Double {
 
     fn metrics(&self) -> String {
         format!("# TYPE wattd_requests_total counter\nwattd_requests_total {}\n", self.requests.load(Relaxed))
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        None
     }
 
     fn profile(&self, model: Option<usize>, _anew: bool) {

@@ -126,6 +126,7 @@ impl Setup {
         setup.set("socket.path", socket);
         setup.set("metrics.listen", "off");
         setup.set("state.dir", state);
+        setup.set("journal.enabled", false);
         setup.set("journal.dir", journal);
         setup.set("profile.on_start", false);
         setup
@@ -389,7 +390,7 @@ impl Daemon<'_> {
                 .await
         })?;
         match reply {
-            Reply::Answer { outputs, served } => {
+            Reply::Answer { outputs, served, .. } => {
                 Ok(Answer { outputs, served, parameters: parameters.into_iter().collect() })
             }
             other => Err(other),

@@ -4,6 +4,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+use wattd::ctl::explain::Which;
 
 /// Watches, asks, loads and checks wattd, the power-aware inference scheduler.
 ///
@@ -35,6 +36,14 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Put back the clocks that a daemon, which is gone, left changed.
     Restore(RestoreArgs),
+    /// Explain what was decided about a request, why, and what came of it.
+    ///
+    /// For a request that was served or turned away: the configurations that were considered, with the latency,
+    /// energy, accuracy and odds to be late that were expected of each, what ruled each out, which constraint was
+    /// binding, what it waited for, and what happened. All of it comes from the journal, which `enabled` in [journal]
+    /// of the configuration turns on: that of the running daemon, or with --journal a file, without the daemon. The
+    /// journal is replayed by this program, so whoever asks must be allowed to read it.
+    Explain(ExplainArgs),
     /// Replay a journal: the core must decide as it did.
     Replay(ReplayArgs),
     /// Serve a simulated board to a daemon: a sysfs tree, and a socket that says how long runs take.
@@ -239,6 +248,25 @@ pub(crate) struct RestoreArgs {
     pub(crate) sysfs_root: Option<PathBuf>,
 }
 
+/// `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The request_id that a response or refusal carries and `infer` shows; or `last`: the one that was answered or
+    /// turned away last; or `late`: the last one that was late or turned away.
+    #[arg(value_name = "ID|last|late")]
+    pub(crate) which: Which,
+    /// The journal, `events.jsonl` in [journal] dir; that of the daemon's run before is `events.jsonl.1`
+    /// [default: the running daemon's].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Show every candidate that was priced, not only the best of each kind.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
 /// `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
@@ -381,6 +409,9 @@ mod tests {
             "wattctl load --model m --poisson",
             "wattctl load --scenario f --duration 3s",
             "wattctl infer m",
+            "wattctl explain",
+            "wattctl explain first",
+            "wattctl explain -3",
             "wattctl infer m --sample 1 --input a=b",
             "wattctl simulate --board b",
             "wattctl simulate --board b --workload w --seed 3..1",
@@ -394,6 +425,8 @@ mod tests {
             "wattctl load --model m --clients 4",
             "wattctl load --scenario f --seed 3 --record r",
             "wattctl infer m --input a=b --input c=d",
+            "wattctl explain last --all --json",
+            "wattctl explain 12 --journal f",
             "wattctl simulate --board a b --workload v w --policy x,y --seed 1..20 --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -5,7 +5,7 @@ use crate::args::{
     AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
     WishArgs,
 };
-use crate::{machine, simulate};
+use crate::{explain, machine, simulate};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use serde::Serialize;
@@ -57,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Done {
 async fn ask_daemon(command: Command) -> Done {
     match command {
         Command::Status(args) => status(&args).await,
+        Command::Explain(args) => explain::explain(&args).await,
         Command::Models(args) => models(&args).await,
         Command::Infer(args) => infer(args).await,
         Command::Load(args) => load(args).await,
@@ -67,7 +68,7 @@ async fn ask_daemon(command: Command) -> Done {
 }
 
 /// Prints, also into a pipe whose reader has gone.
-fn print(text: &str) -> Done {
+pub(crate) fn print(text: &str) -> Done {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -75,7 +76,7 @@ fn print(text: &str) -> Done {
     }
 }
 
-fn print_json(value: &impl Serialize) -> Done {
+pub(crate) fn print_json(value: &impl Serialize) -> Done {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
@@ -124,8 +125,9 @@ async fn infer(args: InferArgs) -> Done {
     let reply = Rpc::connect(socket, 1).await?.infer_in_full(asked).await;
     let (reply, parameters) = match reply {
         Ok(answered) => answered,
-        Err(Reply::Rejected { reason, message, .. }) => {
-            return Err(anyhow!("refused: {reason}: {message}").into());
+        Err(Reply::Rejected { reason, message, request, .. }) => {
+            let id = request.map_or_else(String::new, |id| format!(" (request_id {id})"));
+            return Err(anyhow!("refused: {reason}: {message}{id}").into());
         }
         Err(Reply::Failed(message)) => return Err(anyhow!(message).into()),
         Err(reply @ Reply::Answer { .. }) => (reply, Vec::new()),

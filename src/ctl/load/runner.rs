@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 use crate::units::Nanos;
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -182,7 +183,7 @@ impl<T: Target, B: Timebase> Client<T, B> {
                     drop(permit);
                 });
             } else {
-                self.record(at, Nanos::ZERO, Outcome::Unsent).await;
+                self.record(at, Nanos::ZERO, None, Outcome::Unsent).await;
             }
         }
         while sent.join_next().await.is_some() {}
@@ -240,8 +241,12 @@ impl<T: Target, B: Timebase> Client<T, B> {
                 Reply::Failed(format!("no answer within {:.1} s", self.patience().as_secs_f64()))
             }
         };
+        let request = match &reply {
+            Reply::Answer { request, .. } | Reply::Rejected { request, .. } => request.map(NonZeroU64::get),
+            Reply::Failed(_) => None,
+        };
         let (outcome, pause) = match reply {
-            Reply::Answer { outputs, served } => {
+            Reply::Answer { outputs, served, .. } => {
                 let (scored, correct) = self.inputs.score(&outputs, &picked.labels);
                 (Outcome::Served(ServedLine { scored, correct, ..served }), Nanos::ZERO)
             }
@@ -250,11 +255,11 @@ impl<T: Target, B: Timebase> Client<T, B> {
             }
             Reply::Failed(message) => (Outcome::Failed { message }, FAILURE_PAUSE),
         };
-        self.record(at, delay, outcome).await;
+        self.record(at, delay, request, outcome).await;
         pause
     }
 
-    async fn record(&self, at: Nanos, delay: Nanos, outcome: Outcome) {
+    async fn record(&self, at: Nanos, delay: Nanos, request_id: Option<u64>, outcome: Outcome) {
         let latency = self.base.now().since(self.origin.after(at));
         let late = self.judged.is_some_and(|deadline| latency > deadline);
         let line = RequestLine {
@@ -264,6 +269,7 @@ impl<T: Target, B: Timebase> Client<T, B> {
             app: self.app.name.clone(),
             items: self.app.batch,
             missed: late && matches!(outcome, Outcome::Served(_)),
+            request_id,
             outcome,
         };
         let _ = self.lines.send(Line::Request(line)).await;

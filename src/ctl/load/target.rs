@@ -6,6 +6,7 @@ use crate::exec::Tensor;
 use crate::units::{Nanos, Ppm};
 use rand::rngs::ChaCha8Rng;
 use std::future::Future;
+use std::num::NonZeroU64;
 
 /// A tensor with the name of the input or output that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Reply {
         outputs: Vec<NamedTensor>,
         /// How it came about; not yet scored.
         served: ServedLine,
+        /// The daemon's id of the request, for `wattctl explain`.
+        request: Option<NonZeroU64>,
     },
     /// Turned away.
     Rejected {
@@ -53,6 +56,8 @@ pub enum Reply {
         message: String,
         /// When trying again may help.
         retry_after: Option<Nanos>,
+        /// The daemon's id of the request, for `wattctl explain`.
+        request: Option<NonZeroU64>,
     },
     /// No valid answer.
     Failed(String),

@@ -406,6 +406,7 @@ mod tests {
             app: app.into(),
             items: 1,
             missed,
+            request_id: None,
             outcome,
         })
     }

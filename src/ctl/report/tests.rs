@@ -29,6 +29,7 @@ fn run(adaptive: bool) -> Run {
         app: "camera".into(),
         items: 1,
         missed: !adaptive && t > 6,
+        request_id: None,
         outcome: if !adaptive && t == 9 {
             Outcome::Rejected { reason: "too_hot".into() }
         } else {

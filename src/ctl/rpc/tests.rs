@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::backend::{
-    Answer, Backend, CancelGuard, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
 };
 use crate::api::proto::model_infer_response::InferOutputTensor;
 use crate::api::{Options, bind_all, serve_bound};
@@ -11,6 +11,7 @@ use crate::core::event::{Outcome as CoreOutcome, Rejection, Served};
 use crate::exec::TensorSpec;
 use crate::units::{Kilohertz, Microjoules, Ppm};
 use bytes::Bytes;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -42,7 +43,7 @@ fn response(shape: Vec<i64>, data: &'static [u8]) -> ModelInferResponse {
 
 #[test]
 fn an_answer_is_taken_apart() {
-    let Ok(Reply::Answer { outputs, served }) = answer(response(vec![1, 2], &[0; 8])) else { panic!() };
+    let Ok(Reply::Answer { outputs, served, .. }) = answer(response(vec![1, 2], &[0; 8])) else { panic!() };
     assert_eq!(outputs[0].tensor.shape, [1, 2]);
     assert_eq!((served.variant.as_str(), served.unit.as_str()), ("int8", "gpu"));
     assert_eq!((served.energy_uj, served.compute_us, served.clock_khz), (1_500, 900, 0));
@@ -93,10 +94,12 @@ fn only_a_reason_makes_a_rejection() {
     assert_eq!(refusal(&status), Reply::Failed("ResourceExhausted: the queue is full".into()));
     status.metadata_mut().insert(REASON, "queue_full".parse().unwrap());
     status.metadata_mut().insert(RETRY, "1500".parse().unwrap());
+    status.metadata_mut().insert(REQUEST, "12".parse().unwrap());
     let expected = Reply::Rejected {
         reason: "queue_full".into(),
         message: "the queue is full".into(),
         retry_after: Some(Nanos::from_micros(1_500)),
+        request: NonZeroU64::new(12),
     };
     assert_eq!(refusal(&status), expected);
 }
@@ -180,6 +183,10 @@ impl Backend for Daemon {
         String::new()
     }
 
+    fn journal(&self) -> Option<Journal> {
+        None
+    }
+
     fn profile(&self, _: Option<usize>, _: bool) {}
 }
 
@@ -206,7 +213,7 @@ async fn the_services_answers_and_refusals_are_understood_over_its_socket() {
 
     let rpc = Rpc::connect(&socket, 2).await.unwrap();
     let (reply, parameters) = rpc.infer_in_full(ask(None)).await.unwrap();
-    let Reply::Answer { outputs, served } = reply else { panic!("{reply:?}") };
+    let Reply::Answer { outputs, served, request } = reply else { panic!("{reply:?}") };
     assert_eq!(crate::model::score::numbers(&outputs[0].tensor).unwrap(), [0.0, 7.0, 1.0]);
     let expected = ServedLine {
         variant: "int8".into(),
@@ -220,11 +227,13 @@ async fn the_services_answers_and_refusals_are_understood_over_its_socket() {
         scored: 0,
         correct: 0,
     };
-    assert_eq!(served, expected);
+    assert_eq!((served, request), (expected, NonZeroU64::new(1)));
     assert!(parameters.iter().any(|(name, _)| name == "request_id"), "{parameters:?}");
 
-    let Reply::Rejected { reason, retry_after, .. } = rpc.infer(ask(Some("hot"))).await else { panic!() };
+    let refused = rpc.infer(ask(Some("hot"))).await;
+    let Reply::Rejected { reason, retry_after, request, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((reason.as_str(), retry_after), ("too_hot", Some(Nanos::from_millis(20))));
+    assert_eq!(request, NonZeroU64::new(1), "its id comes with the refusal");
     let unknown = rpc.infer(Ask { model: "none".into(), ..ask(None) }).await;
     assert!(!matches!(unknown, Reply::Answer { .. }), "{unknown:?}");
     assert_eq!(rpc.status().await.unwrap().power_w, Some(4.5));

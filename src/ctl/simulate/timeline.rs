@@ -111,6 +111,7 @@ fn request(row: &ScheduleRow) -> RequestLine {
         app: row.class.clone(),
         items: 1,
         missed,
+        request_id: None,
         outcome,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ctl::status::Status;
+use std::num::NonZeroU64;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::{Duration, Instant, sleep};
@@ -32,7 +33,8 @@ struct Server {
 }
 
 fn answer(_: u32) -> Reply {
-    Reply::Answer { outputs: Vec::new(), served: ServedLine { variant: "v".into(), ..ServedLine::default() } }
+    let served = ServedLine { variant: "v".into(), ..ServedLine::default() };
+    Reply::Answer { outputs: Vec::new(), served, request: NonZeroU64::new(4) }
 }
 
 impl Server {
@@ -183,7 +185,12 @@ async fn answers_are_scored_and_refusals_keep_their_reason() {
     let server = Server {
         reply: |index| match index % 3 {
             0 => answer(index),
-            1 => Reply::Rejected { reason: "too_hot".into(), message: String::new(), retry_after: None },
+            1 => Reply::Rejected {
+                reason: "too_hot".into(),
+                message: String::new(),
+                retry_after: None,
+                request: NonZeroU64::new(7),
+            },
             _ => Reply::Failed("gone".into()),
         },
         ..Server::new(1)
@@ -196,6 +203,8 @@ async fn answers_are_scored_and_refusals_keep_their_reason() {
     assert_eq!(served.collect::<Vec<_>>(), vec![(4, 1); 10]);
     let reason = Outcome::Rejected { reason: "too_hot".into() };
     assert_eq!(requests.iter().filter(|line| line.outcome == reason).count(), 10);
+    let ids = |wanted| requests.iter().filter(|line| line.request_id == wanted).count();
+    assert_eq!((ids(Some(4)), ids(Some(7)), ids(None)), (10, 10, 10), "the daemon's ids are kept");
 }
 
 #[tokio::test(start_paused = true)]
