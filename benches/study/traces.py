@@ -54,13 +54,23 @@ class Trace:
     tightness: str
     noise: str
     kind: str
+    seconds: float = SECONDS
+    # Share of the time that the most accurate variant would be running, from and to.
+    load: tuple = (0.08, 0.45)
+    # Whether it is `wanting` whatever its index.
+    greedy: bool = False
+
+    @property
+    def wanting(self):
+        """Whether its classes want the most accurate variant while it can be had, not only their floor."""
+        return self.greedy or self.index // 2 % 2 == 1
 
     @property
     def name(self):
         return f"t{self.index:03}"
 
 
-def trace(index, seeds=JUDGED):
+def trace(index, seeds=JUDGED, seconds=SECONDS):
     """The trace of an index: 3, 2 and 5 have no common factor, so 30 in a row have every combination once."""
     return Trace(
         index,
@@ -68,6 +78,7 @@ def trace(index, seeds=JUDGED):
         tuple(TIGHTNESS)[index % 3],
         tuple(NOISE)[index % 2],
         KINDS[index % 5],
+        seconds,
     )
 
 
@@ -156,41 +167,38 @@ def write_trace(path, name, arrivals):
     path.write_text("arrival_us,class\n" + "".join(f"{us},{name}\n" for us in arrivals))
 
 
-def stream_of(trace, rng, path, name, mean_hz, seconds):
+def stream_of(trace, rng, path, name, mean_hz):
     """Keys of a [[stream]] that say when requests come."""
     if trace.kind in ("walk", "pair"):
-        write_trace(path, name, walk(rng, mean_hz, seconds))
+        write_trace(path, name, walk(rng, mean_hz, trace.seconds))
         return f'arrival = "trace"\ntrace = "{path.name}"\n'
     rate = f"rate_hz = {mean_hz:.4f}\n"
     if trace.kind == "frames":
         return f'arrival = "periodic"\n{rate}jitter_ms = {rng.uniform(0.0, 0.2) * 1e3 / mean_hz:.3f}\n'
     if trace.kind == "bursts":
         return f'arrival = "bursts"\n{rate}burst = {rng.randint(2, 5)}\n'
-    begin = rng.uniform(10.0, 40.0)
+    begin = rng.uniform(0.15, 0.65) * trace.seconds
     spike = f"[[stream.spike]]\nfrom_s = {begin:.2f}\nuntil_s = {begin + rng.uniform(3.0, 12.0):.2f}\n"
     return f'arrival = "poisson"\n{rate}{spike}factor = {rng.uniform(1.5, 3.0):.2f}\n'
 
 
-def write_workload(trace, folder, models, run_s, hot=False):
+def write_workload(trace, folder, models, run_s):
     """The workload of a trace for a board on which one run takes `run_s` seconds by model."""
     rng = random.Random(f"{trace.seed} workload")
-    seconds = HOT_SECONDS if hot else SECONDS
-    text, streams = head(trace.name, seconds, models), ""
-    load = rng.uniform(0.08, 0.45) / len(models)
-    if hot:
-        load = rng.uniform(0.55, 0.85) / len(models)
+    text, streams = head(trace.name, trace.seconds, models), ""
+    load = rng.uniform(*trace.load) / len(models)
     for model in models:
         name, deadline_s = f"for-{model.name}", TIGHTNESS[trace.tightness] * run_s[model.name]
-        floor, wanted, hard = rng.choice([0.4, 0.7, 1.0]), rng.random() < 0.5, rng.random() < 0.5
+        floor, hard = rng.choice([0.4, 0.7, 1.0]), rng.random() < 0.5
         keys = f'[[class]]\nname = "{name}"\nmin_accuracy = {model.floor(floor)}\n'
         keys += "" if hard else f"latency_ms = {deadline_s * 1e3:.3f}\n"
-        keys += f"accuracy_target = {max(model.accuracies)}\n" if wanted or hot else ""
+        keys += f"accuracy_target = {max(model.accuracies)}\n" if trace.wanting else ""
         text += keys + ("rescue = false\n" if rng.random() < 0.15 else "") + "\n"
         mean_hz = min(MOST_HZ, load / run_s[model.name])
         begin = f'[[stream]]\nmodel = "{model.name}"\nclass = "{name}"\n'
         begin += f"deadline_ms = {deadline_s * 1e3:.3f}\n" if hard else ""
         path = folder / f"{trace.name}-{model.name}.csv"
-        streams += begin + stream_of(trace, rng, path, name, mean_hz, seconds) + "\n"
+        streams += begin + stream_of(trace, rng, path, name, mean_hz) + "\n"
     path = folder / f"{trace.name}.toml"
     path.write_text(text + streams)
     return path
@@ -259,7 +267,8 @@ def stepped(index, seeds=JUDGED):
 def hot(index, seeds=JUDGED):
     """A trace for the heat."""
     seed = seeds[200 + index] if seeds is TUNED else seeds[20_000 + index]
-    return Trace(index, seed, ("medium", "loose")[index % 2], "usual", ("walk", "poisson", "frames")[index % 3])
+    tightness, kind = ("medium", "loose")[index % 2], ("walk", "poisson", "frames")[index % 3]
+    return Trace(index, seed, tightness, "usual", kind, HOT_SECONDS, load=(0.55, 0.85), greedy=True)
 
 
 def measured(index, seeds=JUDGED):
