@@ -62,7 +62,7 @@ fn rows(file: &Path) -> Vec<std::collections::BTreeMap<String, String>> {
     reader.deserialize().map(Result::unwrap).collect()
 }
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 17] = [
     "board",
     "workload",
     "disturbance",
@@ -72,6 +72,8 @@ const FIELDS: [&str; 15] = [
     "served",
     "misses",
     "rejected",
+    "after_miss",
+    "missed_after_miss",
     "energy_uj",
     "accuracy_mean",
     "seconds_above_trip",
@@ -177,6 +179,12 @@ fn the_bound_is_below_whoever_serves_everything() {
         assert!(0 < number("bound_energy_uj") && number("bound_energy_uj") <= number("energy_uj"), "{run}");
         assert!(number("o1_energy_uj") >= number("bound_energy_uj"), "{run}");
         assert_eq!(number("o3_misses"), 0);
+        assert!(number("idle_energy_uj") < number("bound_energy_uj"), "{run}");
+        // Both served everything, so that equal service is the whole.
+        assert_eq!((number("feasible_misses"), number("feasible_rejected")), (0, 0), "{run}");
+        assert_eq!(number("common_requests"), number("requests"));
+        assert_eq!(number("common_energy_uj"), number("energy_uj"));
+        assert_eq!(number("o3_common_energy_uj"), number("o3_energy_uj"));
     }
     // The causal oracle as a policy is the one that the others are compared with.
     assert_eq!(runs[2]["energy_uj"], runs[2]["o3_energy_uj"]);

@@ -44,6 +44,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Place of its request in lists of all of a run's requests: ids count from 1.
+    pub(super) fn index(&self) -> Option<usize> {
+        usize::try_from(self.request.0).ok()?.checked_sub(1)
+    }
+
     /// Whether an answer came after its time.
     #[must_use]
     pub fn late(&self) -> bool {

@@ -129,8 +129,8 @@ fn row(policy: &str, runs: &[&Finished], base: &[&Finished]) -> PolicyRow {
     let records = || runs.iter().map(|run| &run.record);
     let sum = |of: fn(&Record) -> u64| records().map(of).sum::<u64>();
     let requests = sum(|record| record.requests);
-    let after: u64 = runs.iter().map(|run| run.after_miss.0).sum();
-    let again: u64 = runs.iter().map(|run| run.after_miss.1).sum();
+    let after: u64 = runs.iter().map(|run| run.record.after_miss).sum();
+    let again: u64 = runs.iter().map(|run| run.record.missed_after_miss).sum();
     // Paired by seed: every policy meets the same requests and the same luck.
     let over_reference = records().filter_map(|record| {
         let other = base.iter().find(|other| other.record.seed == record.seed)?;
@@ -139,7 +139,7 @@ fn row(policy: &str, runs: &[&Finished], base: &[&Finished]) -> PolicyRow {
     let over = |of: fn(&OracleRecord) -> u64| {
         let gap = move |record: &Record| {
             #[allow(clippy::cast_precision_loss, reason = "microjoules far below 2^53")]
-            let could = of(record.oracle.as_ref()?) as f64 / 1e6;
+            let could = of(&record.oracle.as_ref()?.oracle) as f64 / 1e6;
             (could > 0.0).then(|| joules(record) / could - 1.0)
         };
         Estimate::of(records().filter_map(gap))

@@ -7,6 +7,7 @@
 //!  disturbance.toml ┘
 //! ```
 
+mod equal;
 mod oracle;
 mod policies;
 mod raw;
@@ -18,6 +19,7 @@ mod timeline;
 mod trace;
 mod workload;
 
+pub use equal::Comparison;
 pub use oracle::OracleRecord;
 pub use policies::{CAUSAL_ORACLE, policies};
 pub use results::{Document, Record, ScheduleRow, mean_and_interval, write_schedule};

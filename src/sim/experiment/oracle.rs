@@ -1,7 +1,7 @@
 //! What could have been: the one place where bounds and oracles meet the runs.
 
 use super::scenario::Scenario;
-use crate::sim::oracle::{MemoryClocks, Truth, judge};
+use crate::sim::oracle::{MemoryClocks, Truth, Verdict, judge};
 use crate::time::Timestamp;
 use serde::Serialize;
 
@@ -19,10 +19,25 @@ pub struct OracleRecord {
     pub o3_misses: u64,
     /// Requests that can be served in time at all, each alone on the board.
     pub oracle_feasible_requests: u64,
+    /// Energy of the board if nothing came, at its cheapest clocks: part of every energy.
+    pub idle_energy_uj: u64,
+}
+
+impl OracleRecord {
+    pub(super) const fn of(verdict: &Verdict) -> Self {
+        Self {
+            bound_energy_uj: verdict.bound_energy_uj.0,
+            o1_energy_uj: verdict.o1_energy_uj.0,
+            o3_energy_uj: verdict.o3_energy_uj.0,
+            o3_misses: verdict.o3_misses,
+            oracle_feasible_requests: verdict.oracle_feasible_requests,
+            idle_energy_uj: verdict.idle_energy_uj.0,
+        }
+    }
 }
 
 /// The oracles of a scenario and seed.
-pub(super) fn consult(scenario: &Scenario, seed: u64) -> OracleRecord {
+pub(super) fn consult(scenario: &Scenario, seed: u64) -> Verdict {
     let truth = Truth {
         machine: &scenario.machine,
         budgets: &scenario.budgets,
@@ -33,12 +48,5 @@ pub(super) fn consult(scenario: &Scenario, seed: u64) -> OracleRecord {
         heat: None,
         memory: MemoryClocks::Free,
     };
-    let verdict = judge(&truth, &scenario.streams, scenario.options);
-    OracleRecord {
-        bound_energy_uj: verdict.bound_energy_uj.0,
-        o1_energy_uj: verdict.o1_energy_uj.0,
-        o3_energy_uj: verdict.o3_energy_uj.0,
-        o3_misses: verdict.o3_misses,
-        oracle_feasible_requests: verdict.oracle_feasible_requests,
-    }
+    judge(&truth, &scenario.streams, scenario.options)
 }

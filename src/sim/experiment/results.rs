@@ -1,6 +1,6 @@
 //! What a run came to: the record of `--json` and the rows of `--schedule`. Both are a fixed interface.
 
-use super::oracle::OracleRecord;
+use super::equal::Comparison;
 use super::scenario::Scenario;
 use crate::core::event::{ClassId, Outcome};
 use crate::sim::{Asked, Row, Run};
@@ -37,6 +37,10 @@ pub struct Record {
     pub misses: u64,
     /// Turned away, for another reason than a deadline that passed.
     pub rejected: u64,
+    /// Whose predecessor in the order of arrival missed its deadline.
+    pub after_miss: u64,
+    /// Those of them that missed theirs.
+    pub missed_after_miss: u64,
     /// Energy through the board's input over the whole run, idle and loading included.
     pub energy_uj: u64,
     /// Mean accuracy of what was served; null if nothing was.
@@ -52,7 +56,7 @@ pub struct Record {
     pub decision_ns_p99: Option<u64>,
     /// What could have been, where that was asked for.
     #[serde(flatten)]
-    pub oracle: Option<OracleRecord>,
+    pub oracle: Option<Comparison>,
 }
 
 /// One request of a run, with its times from the start of the workload.

@@ -1,10 +1,12 @@
 //! Runs experiments over threads. The results do not depend on how many there are.
 
-use super::oracle::{self, OracleRecord};
+use super::equal::Comparison;
+use super::oracle;
 use super::policies::Policies;
 use super::results::{Record, ScheduleRow, Scribe, seconds};
 use super::scenario::Scenario;
 use super::timed::Timed;
+use crate::sim::oracle::Verdict;
 use crate::sim::policy::UnknownPolicy;
 use crate::sim::{World, WorldOptions};
 use crate::units::Microjoules;
@@ -40,8 +42,6 @@ pub struct RunOptions {
 pub struct Finished {
     /// The figures.
     pub record: Record,
-    /// Requests whose predecessor missed its deadline, and those of them that missed theirs.
-    pub after_miss: (u64, u64),
     /// Its requests, where they were asked for.
     pub schedule: Vec<ScheduleRow>,
 }
@@ -89,8 +89,8 @@ impl Experiment {
         pool.install(|| {
             let oracles = self.oracles();
             let run = |(scenario, policy, seed): &(usize, &str, u64)| {
-                let mut finished = run(&policies[*scenario], policy, *seed, self.options)?;
-                finished.record.oracle = oracles.get(&(*scenario, *seed)).copied();
+                let oracle = oracles.get(&(*scenario, *seed));
+                let finished = run(&policies[*scenario], policy, *seed, self.options, oracle)?;
                 done();
                 Ok(finished)
             };
@@ -99,7 +99,7 @@ impl Experiment {
     }
 
     /// The oracles do not depend on the policy: once per scenario and seed.
-    fn oracles(&self) -> BTreeMap<(usize, u64), OracleRecord> {
+    fn oracles(&self) -> BTreeMap<(usize, u64), Verdict> {
         if !self.options.oracle {
             return BTreeMap::new();
         }
@@ -120,9 +120,10 @@ pub(super) fn run(
     policy: &str,
     seed: u64,
     options: RunOptions,
+    oracle: Option<&Verdict>,
 ) -> Result<Finished, UnknownPolicy> {
     let world = start(policies, policy, seed, options)?;
-    Ok(conclude(policies.scenario(), policy, seed, options, world))
+    Ok(conclude(policies.scenario(), policy, seed, (options, oracle), world))
 }
 
 /// The world of a run at power-on.
@@ -134,7 +135,7 @@ pub(super) fn start(
 ) -> Result<World<Timed>, UnknownPolicy> {
     let scenario = policies.scenario();
     let scheduler = policies.build(policy, &scenario.told(seed))?;
-    let world_options = WorldOptions { rows: options.schedule, ..scenario.options };
+    let world_options = WorldOptions { rows: options.schedule || options.oracle, ..scenario.options };
     Ok(scenario.world_with(Timed::new(scheduler, options.timed), seed, world_options))
 }
 
@@ -143,7 +144,7 @@ pub(super) fn conclude(
     scenario: &Scenario,
     policy: &str,
     seed: u64,
-    options: RunOptions,
+    (options, oracle): (RunOptions, Option<&Verdict>),
     mut world: World<Timed>,
 ) -> Finished {
     world.run_until(scenario.end());
@@ -151,6 +152,7 @@ pub(super) fn conclude(
     let (summary, counts) = (world.summary(), world.counts());
     let schedule =
         if options.schedule { Scribe { scenario }.schedule(world.rows(), &unanswered) } else { Vec::new() };
+    let energy = Microjoules::from_f64(summary.energy_j * 1e6);
     let record = Record {
         board: scenario.board.clone(),
         workload: scenario.workload.clone(),
@@ -161,13 +163,15 @@ pub(super) fn conclude(
         served: counts.served,
         misses: counts.missed,
         rejected: counts.rejected,
-        energy_uj: Microjoules::from_f64(summary.energy_j * 1e6).0,
+        after_miss: counts.after_miss,
+        missed_after_miss: counts.missed_after_miss,
+        energy_uj: energy.0,
         accuracy_mean: (counts.served > 0).then(|| summary.accuracy().as_fraction()),
         seconds_above_trip: seconds(summary.above_trip),
         peak_milli_celsius: summary.peak.0,
         decision_ns_p50: world.scheduler().decision_ns(0.5),
         decision_ns_p99: world.scheduler().decision_ns(0.99),
-        oracle: None,
+        oracle: oracle.map(|verdict| Comparison::of(verdict, world.rows(), energy)),
     };
-    Finished { record, after_miss: (counts.after_miss, counts.missed_after_miss), schedule }
+    Finished { record, schedule }
 }

@@ -62,5 +62,5 @@ pub fn watch(
             energy_j: joules - at_begin,
         });
     }
-    Ok((conclude(scenario, policy, seed, options, world), seen))
+    Ok((conclude(scenario, policy, seed, (options, None), world), seen))
 }

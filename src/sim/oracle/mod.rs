@@ -32,7 +32,7 @@ pub use exact::{Job, MOST_JOBS, Plan, Problem, Way, brute_force, dp};
 pub use instance::{Ask, Configuration, Instance, MemoryClocks, Rate, Season, Truth};
 #[cfg(feature = "milp")]
 pub use milp::milp;
-pub use verdict::{Verdict, judge};
+pub use verdict::{Answer, Verdict, judge};
 
 #[cfg(test)]
 mod tests;

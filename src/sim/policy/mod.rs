@@ -19,6 +19,7 @@
 //! | `alert-app-only`, `alert-sys-only`, `alert-no-coord` | what ALERT's paper compares it with | |
 //! | `poet` | and two clocks for parts of each run: least energy at the speed its controller asks for | |
 //! | `wattd` | | the real [`crate::core::Core`] |
+//! | `wattd-no-hedging`, `wattd-gaussian-tail`, `wattd-one-slowdown`, `wattd-no-thermal-horizon` | | the same less that part: [`crate::core::tuning::Tuning`] |
 //!
 //! *: the most accurate variant that is loaded and accurate enough; with the suffix `-smallest` the one with the
 //! least profiled latency; with `-fixed:NAME` the variant of that name alone, and what it is not accurate enough

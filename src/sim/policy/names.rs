@@ -12,12 +12,17 @@ use super::view::Only;
 use crate::core::Core;
 use crate::core::catalog::Catalog;
 use crate::core::energy::Budgets;
+use crate::core::tuning::Tuning;
 use crate::sim::{Machine, Scheduler};
 use crate::time::Timestamp;
 
 /// The policies. Those that do not choose a variant also exist with `-smallest` and `-fixed:NAME`.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 20] = [
     "wattd",
+    "wattd-no-hedging",
+    "wattd-gaussian-tail",
+    "wattd-one-slowdown",
+    "wattd-no-thermal-horizon",
     "performance",
     "powersave",
     "ondemand",
@@ -94,10 +99,22 @@ pub fn build(
 
 type Build = fn(Catalog, Budgets) -> Box<dyn Scheduler + Send>;
 
-/// Policies that choose the variant themselves. Ablations of the core belong here, as `wattd-...`.
+/// Policies that choose the variant themselves.
 fn chooser(name: &str) -> Option<Build> {
     Some(match name {
-        "wattd" => |catalog, budgets| Box::new(Core::new(catalog, budgets, Timestamp::ZERO)),
+        "wattd" => |catalog, budgets| core(catalog, budgets, Tuning::default()),
+        "wattd-no-hedging" => {
+            |catalog, budgets| core(catalog, budgets, Tuning { hedging: false, ..Tuning::default() })
+        }
+        "wattd-gaussian-tail" => {
+            |catalog, budgets| core(catalog, budgets, Tuning { gaussian_tail: true, ..Tuning::default() })
+        }
+        "wattd-one-slowdown" => {
+            |catalog, budgets| core(catalog, budgets, Tuning { one_slowdown: true, ..Tuning::default() })
+        }
+        "wattd-no-thermal-horizon" => {
+            |catalog, budgets| core(catalog, budgets, Tuning { thermal_horizon: false, ..Tuning::default() })
+        }
         "slowest-feasible" => |catalog, budgets| serve(catalog, budgets, SlowestFeasible::default()),
         "alert" => |catalog, budgets| serve(catalog, budgets, Alert::new(Scheme::MinEnergy)),
         "alert-max-accuracy" => |catalog, budgets| serve(catalog, budgets, Alert::new(Scheme::MaxAccuracy)),
@@ -107,6 +124,10 @@ fn chooser(name: &str) -> Option<Build> {
         "poet" => |catalog, budgets| serve(catalog, budgets, Poet::default()),
         _ => return None,
     })
+}
+
+fn core(catalog: Catalog, budgets: Budgets, tuning: Tuning) -> Box<dyn Scheduler + Send> {
+    Box::new(Core::tuned(catalog, budgets, tuning, Timestamp::ZERO))
 }
 
 fn serve(

@@ -270,7 +270,7 @@ fn every_policy_keeps_the_rules_in_random_worlds() {
         let Rolled { machine, budgets, streams, .. } = &rolled;
         let lasting = Nanos::from_secs(8);
         let training = Training::new(machine.clone(), budgets.clone(), streams.clone(), None, lasting);
-        for name in NAMES.into_iter().filter(|name| *name != "wattd").chain(["ondemand-smallest"]) {
+        for name in NAMES.into_iter().filter(|name| !name.starts_with("wattd")).chain(["ondemand-smallest"]) {
             let (world, rested) = rolled.play(training.build(name, machine).unwrap());
             let violations = world.checkers().violations();
             if !violations.is_empty() || !rested {
