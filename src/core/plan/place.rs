@@ -34,13 +34,12 @@ impl<'a> Place<'a> {
         let board = &view.catalog.board;
         let domain = board.units[unit.index()].domain;
         let (points, asked) = domain.map_or((0..1, None), |domain| clock_points(view, domain));
-        let way = domain.zip(asked).and_then(|(domain, asked)| {
-            view.clocks.way_to(domain, asked, view.snapshot, view.now)
-        });
+        let way = domain
+            .zip(asked)
+            .and_then(|(domain, asked)| view.clocks.way_to(domain, asked, view.snapshot, view.now));
         // A domain whose clock is not known runs at its lowest at worst.
-        let point = |clock: Option<Kilohertz>| {
-            clock.map_or(points.start, |clock| view.costs.opp_at(unit, clock))
-        };
+        let point =
+            |clock: Option<Kilohertz>| clock.map_or(points.start, |clock| view.costs.opp_at(unit, clock));
         Self {
             unit,
             clocks: view.costs.clocks(unit),

@@ -159,7 +159,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let (Some(best), Some((slow, unit))) = (self.best, self.tally.unheld) else { return };
         let (view, chosen) = (self.view, best.candidate);
         let ready = best.rank.grade == Grade::OnTime && best.start <= view.now && unit == chosen.unit;
-        let Some(prefix) = self.prefixes.iter().find(|prefix| ready && prefix.count == best.count) else { return };
+        let Some(prefix) = self.prefixes.iter().find(|prefix| ready && prefix.count == best.count) else {
+            return;
+        };
         let place = &places[unit.index()];
         let top = place.top();
         let (variance, told) = view.estimates.unknown(unit, (slow, top), (chosen.variant, top));

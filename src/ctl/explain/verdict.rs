@@ -279,6 +279,11 @@ fn binding(decision: &Decision) -> Option<String> {
             let better = unpaid.max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
             format!("Binding: an energy, power or heat budget{}.", named(better))
         }
+        Constraint::Knowledge => {
+            "Chosen for what its clock tells: what would be on target was too slow when last \
+                                  seen, and may not be any more."
+                .to_owned()
+        }
     })
 }
 

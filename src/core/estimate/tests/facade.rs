@@ -109,7 +109,12 @@ fn check(catalog: &Catalog, estimates: &Estimates) -> Result<(), TestCaseError> 
             }
             for p in [0.5, 0.9, 0.999] {
                 let quantile = estimates.quantile(variant, unit, p);
-                prop_assert!(estimates.survival(variant, unit, quantile * (1.0 + 1e-9)) <= 1.0 - p + 1e-6, "{p} {quantile} {} {:?}", estimates.survival(variant, unit, quantile * (1.0 + 1e-9)), estimates.tails[unit.index()]);
+                prop_assert!(
+                    estimates.survival(variant, unit, quantile * (1.0 + 1e-9)) <= 1.0 - p + 1e-6,
+                    "{p} {quantile} {} {:?}",
+                    estimates.survival(variant, unit, quantile * (1.0 + 1e-9)),
+                    estimates.tails[unit.index()]
+                );
             }
         }
     }
