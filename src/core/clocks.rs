@@ -22,6 +22,10 @@ const HOLDING: u64 = 3;
 /// The same where a clock settles faster than an idle processor falls asleep.
 const LEAST_HOLDING: Nanos = Nanos::from_millis(3);
 
+/// Between the requests of one stream a domain rests at its lowest clock, which a governor would take its time for;
+/// after so long without any it is given back.
+const RELEASE: Nanos = Nanos::from_secs(1);
+
 #[derive(Debug, Clone, Default)]
 struct DomainClock {
     asked: Option<ClockBounds>,
@@ -39,8 +43,8 @@ struct DomainClock {
     usual_gap: Option<Nanos>,
     /// Where the profiler wants the domain while it is idle.
     held: Option<Kilohertz>,
-    /// Whether an idle domain gets its whole range back: the processors' governor knows best what else
-    /// runs on them, and a memory clock, which no unit is planned on, is none of ours.
+    /// Whether a domain gets its whole range back when it has been idle for [`RELEASE`]: the processors' governor knows
+    /// best what else runs on them, and a memory clock, which no unit is planned on, is none of ours.
     free_range: bool,
 }
 
@@ -205,8 +209,8 @@ impl Clocks {
         back
     }
 
-    /// Lets idle domains down, at once or when it shows that the next batch does not come soon; then governors of
-    /// processors and memory get their range back, and any other domain rests at its lowest point.
+    /// Lets idle domains down to their lowest point, at once or when it shows that the next batch does not come soon;
+    /// governors of processors and memory get their range back when none comes for longer.
     pub fn relax(&mut self, board: &Board, busy: impl Fn(UnitId) -> bool, now: Timestamp) {
         for index in 0..self.domains.len() {
             let domain = DomainId::at(index);
@@ -222,8 +226,7 @@ impl Clocks {
                 continue;
             }
             let since = *clock.idle_since.get_or_insert(now);
-            let Some(rest) = clock.rest(spec) else { continue };
-            if now >= since.after(clock.linger(spec.settle)) {
+            if let Some((_, rest)) = clock.rests(spec, since).into_iter().flatten().rfind(|(at, _)| *at <= now) {
                 self.ask(domain, rest, now);
             }
         }
@@ -233,9 +236,10 @@ impl Clocks {
     #[must_use]
     pub fn next_relax(&self, board: &Board) -> Option<Timestamp> {
         let due = self.domains.iter().zip(&board.domains).filter_map(|(clock, spec)| {
-            let restless =
-                clock.retry_at.is_none() && clock.asked.is_some() && clock.asked != clock.rest(spec);
-            clock.idle_since.filter(|_| restless).map(|since| since.after(clock.linger(spec.settle)))
+            let since = clock.idle_since.filter(|_| clock.retry_at.is_none() && clock.asked.is_some())?;
+            let mut rests = clock.rests(spec, since).into_iter().flatten();
+            let at = rests.clone().position(|(_, rest)| clock.asked == Some(rest));
+            rests.nth(at.map_or(0, |at| at + 1)).map(|(at, _)| at)
         });
         due.min()
     }
@@ -275,12 +279,17 @@ impl DomainClock {
         if self.usual_gap.is_some_and(|gap| gap > worth) { Nanos::ZERO } else { worth }
     }
 
-    /// The bounds of an idle domain.
-    fn rest(&self, spec: &Domain) -> Option<ClockBounds> {
+    /// The bounds of a domain that has been idle since then, and when they are due.
+    fn rests(&self, spec: &Domain, since: Timestamp) -> [Option<(Timestamp, ClockBounds)>; 2] {
+        let soon = since.after(self.linger(spec.settle));
         if let Some(clock) = self.held {
-            return Some(ClockBounds { min: clock, max: clock });
+            return [Some((soon, ClockBounds { min: clock, max: clock })), None];
         }
-        let (&low, &high) = (spec.opps.first()?, spec.opps.last()?);
-        Some(ClockBounds { min: low, max: if self.free_range { high } else { low } })
+        let (Some(&low), Some(&high)) = (spec.opps.first(), spec.opps.last()) else { return [None; 2] };
+        let later = since.after(RELEASE).max(soon);
+        [
+            Some((soon, ClockBounds { min: low, max: low })),
+            self.free_range.then_some((later, ClockBounds { min: low, max: high })),
+        ]
     }
 }

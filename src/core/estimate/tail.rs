@@ -15,6 +15,8 @@
 //!
 //! Expectations are over all runs, whatever the odds of the next.
 
+use std::cell::Cell;
+
 /// Residuals kept.
 const WINDOW: usize = 1024;
 /// Runs that the prior counts for.
@@ -42,6 +44,8 @@ const BURST_MEMORY: f64 = 0.99;
 /// Odds in the first moment after a step or a fault, and what is left of them after each run.
 const DOUBT_ODDS: f64 = 8.0;
 const DOUBT_DECAY: f64 = 0.5;
+/// Answers kept.
+const ASKED: usize = 4;
 /// Most of all odds together.
 const ODDS: f64 = 100.0;
 
@@ -61,6 +65,8 @@ pub(super) struct Tail {
     /// Runs after late ones, and those of them that were late again; both fade.
     after_late: (f64, f64),
     gaussian: Option<Gaussian>,
+    /// What was asked last and the answers: the planner asks the same for every batch and variant.
+    asked: [Cell<(f64, f64)>; ASKED],
 }
 
 /// Mean and standard deviation in place of the residuals: for comparison.
@@ -84,6 +90,7 @@ impl Tail {
             was_late: false,
             after_late: (0.0, 0.0),
             gaussian: gaussian.then(|| Gaussian::of(&[])),
+            asked: Default::default(),
         }
     }
 
@@ -125,6 +132,7 @@ impl Tail {
     pub(super) fn doubt(&mut self) {
         self.doubt = DOUBT_ODDS - 1.0;
         self.odds = self.odds_now();
+        self.forget_answers();
     }
 
     /// P(R > ratio).
@@ -142,6 +150,16 @@ impl Tail {
     /// 4`. The more are above, the lower the residuals let it be and the higher the prior wants it.
     pub(super) fn quantile(&self, p: f64) -> f64 {
         let late = (1.0 - p).clamp(1e-9, 1.0);
+        if let Some(known) = self.asked.iter().map(Cell::get).find(|(asked, _)| *asked == late) {
+            return known.1;
+        }
+        let ratio = self.quantile_anew(late);
+        (1..ASKED).rev().for_each(|place| self.asked[place].set(self.asked[place - 1].get()));
+        self.asked[0].set((late, ratio));
+        ratio
+    }
+
+    fn quantile_anew(&self, late: f64) -> f64 {
         if let Some(gaussian) = self.gaussian {
             return gaussian.quantile(late);
         }
@@ -225,6 +243,7 @@ impl Tail {
 
     /// What follows from the residuals.
     fn refit(&mut self) {
+        self.forget_answers();
         self.odds = self.odds_now();
         if let Some(gaussian) = &mut self.gaussian {
             *gaussian = Gaussian::of(&self.sorted);
@@ -237,6 +256,10 @@ impl Tail {
             sum
         }));
         self.sums.reverse();
+    }
+
+    fn forget_answers(&self) {
+        self.asked.iter().for_each(|asked| asked.set((0.0, 0.0)));
     }
 
     fn odds_now(&self) -> f64 {

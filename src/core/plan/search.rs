@@ -140,8 +140,10 @@ impl<'v, 'l> Search<'v, 'l> {
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
             for (place, crowd) in places.iter().zip(&crowds) {
-                let fallback = Fallback::find(view, &places, place.unit, &prefix, variants)
-                    .filter(|_| self.may_rescue());
+                let fallback = match self.may_rescue() {
+                    true => Fallback::find(view, &places, place.unit, &prefix, variants),
+                    false => None,
+                };
                 let joined_s = joined_s(place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
