@@ -223,36 +223,63 @@ pub struct Replayed {
     pub torn: bool,
 }
 
+/// A journal that is read line by line.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    text: String,
+    number: u64,
+    torn: bool,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<(Header, Self), JournalError> {
+        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        let reader = BufReader::new(File::open(path).map_err(io)?);
+        let mut lines = Self { path: path.to_owned(), reader, text: String::new(), number: 1, torn: false };
+        read_line(&mut lines.reader, &mut lines.text).map_err(io)?;
+        let header: Header =
+            serde_json::from_str(&lines.text).map_err(|error| lines.malformed(error.to_string()))?;
+        if header.format != FORMAT {
+            return Err(lines.malformed(format!("format {}, this program reads {FORMAT}", header.format)));
+        }
+        if header.budgets.classes.is_empty() {
+            return Err(lines.malformed("budgets without a class".to_owned()));
+        }
+        Ok((header, lines))
+    }
+
+    fn malformed(&self, message: String) -> JournalError {
+        JournalError::Malformed { path: self.path.clone(), line: self.number, message }
+    }
+
+    /// The next line; `None` at the end, which may be torn.
+    fn next(&mut self) -> Result<Option<Line>, JournalError> {
+        let read = read_line(&mut self.reader, &mut self.text);
+        if read.map_err(|source| JournalError::Io { path: self.path.clone(), source })? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        match serde_json::from_str(&self.text) {
+            Ok(line) => Ok(Some(line)),
+            Err(_) if !self.text.ends_with('\n') => {
+                self.torn = true;
+                Ok(None)
+            }
+            Err(error) => Err(self.malformed(error.to_string())),
+        }
+    }
+}
+
 /// Replays a journal through a fresh core and compares the effects with those recorded.
 ///
 /// # Errors
 /// If the file cannot be read, is no journal, or the effects differ.
 pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Replayed, JournalError> {
-    let io = |source| JournalError::Io { path: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let malformed =
-        |line: u64, message: String| JournalError::Malformed { path: path.to_owned(), line, message };
-    let mut text = String::new();
-    read_line(&mut reader, &mut text).map_err(io)?;
-    let header: Header = serde_json::from_str(&text).map_err(|error| malformed(1, error.to_string()))?;
-    if header.format != FORMAT {
-        return Err(malformed(1, format!("format {}, this program reads {FORMAT}", header.format)));
-    }
-    if header.budgets.classes.is_empty() {
-        return Err(malformed(1, "budgets without a class".to_owned()));
-    }
+    let (header, mut lines) = Lines::open(path)?;
     let mut core = Core::tuned(header.catalog, header.budgets, header.tuning, header.start);
-    let (mut digest, mut replayed, mut number) = (Digest::default(), Replayed::default(), 1);
-    while read_line(&mut reader, &mut text).map_err(io)? > 0 {
-        number += 1;
-        let line: Line = match serde_json::from_str(&text) {
-            Ok(line) => line,
-            Err(_) if !text.ends_with('\n') => {
-                replayed.torn = true;
-                break;
-            }
-            Err(error) => return Err(malformed(number, error.to_string())),
-        };
+    let (mut digest, mut replayed) = (Digest::default(), Replayed::default());
+    while let Some(line) = lines.next()? {
         match line {
             Line::Event { at, event } => {
                 replayed.events += 1;
@@ -265,17 +292,29 @@ pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Re
             }
             Line::Check { events, digest: recorded } => {
                 if events != replayed.events || recorded != digest.value() {
-                    return Err(JournalError::Diverged {
-                        path: path.to_owned(),
-                        line: number,
-                        events: replayed.events,
-                    });
+                    let events = replayed.events;
+                    return Err(JournalError::Diverged { path: lines.path, line: lines.number, events });
                 }
                 replayed.checks += 1;
             }
         }
     }
+    replayed.torn = lines.torn;
     Ok(replayed)
+}
+
+/// Reads the events of a journal, in order, without a core.
+///
+/// # Errors
+/// If the file cannot be read, or is no journal.
+pub fn read(path: &Path, mut see: impl FnMut(&Header, Timestamp, Event)) -> Result<Header, JournalError> {
+    let (header, mut lines) = Lines::open(path)?;
+    while let Some(line) = lines.next()? {
+        if let Line::Event { at, event } = line {
+            see(&header, at, event);
+        }
+    }
+    Ok(header)
 }
 
 fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<usize> {

@@ -8,6 +8,8 @@ mod commands;
 mod machine;
 #[path = "wattctl/simulate.rs"]
 mod simulate;
+#[path = "wattctl/whatif.rs"]
+mod whatif;
 
 use clap::Parser as _;
 use std::process::ExitCode;
