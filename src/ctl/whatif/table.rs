@@ -7,6 +7,9 @@ use crate::sim::whatif::{ClassTally, Finding, Knob, Limit, RowOf, Source, Sugges
 use comfy_table::Table;
 use std::fmt::Write as _;
 
+/// Most reasons of failures that are told.
+const MOST_REASONS: usize = 3;
+
 /// What `wattctl whatif` prints.
 #[must_use]
 pub fn text(report: &Report<'_>) -> String {
@@ -87,7 +90,7 @@ fn budgets(report: &Report<'_>) -> Table {
         table.add_row([
             report.key(row.worst.limit),
             asked(report, row.worst.limit),
-            got(report, &row.worst),
+            got(report, row),
             worst_hour(&row.worst),
             holds(report, row),
         ]);
@@ -139,61 +142,48 @@ fn asked(report: &Report<'_>, limit: Limit) -> String {
     }
 }
 
-fn got(report: &Report<'_>, finding: &Finding) -> String {
-    let outcomes = &report.answer.outcomes;
-    let worst = |of: &dyn Fn(&ClassTally) -> Option<f64>, class: usize| {
-        outcomes.iter().filter_map(|run| of(run.classes.get(class)?)).reduce(f64::max)
-    };
+/// What the worst run got.
+fn got(report: &Report<'_>, row: &RowOf) -> String {
+    let finding = &row.worst;
+    let Some(run) = report.answer.outcomes.get(row.run) else { return String::new() };
+    let tally = |class: usize| run.classes.get(class).cloned().unwrap_or_default();
     let projected = if finding.projected { ", projected" } else { "" };
     match finding.limit {
-        Limit::Latency(class) => {
-            let latency = worst(&|tally| tally.latency_ms, class);
-            let latency = latency.map_or_else(String::new, |ms| {
-                format!("; {} within {} ms", percent(1.0 - report.day.allowance), number(ms))
-            });
-            format!("{} late or refused{latency}{}", percent(finding.got), reasons(report, class))
-        }
+        Limit::Latency(class) => lateness(&tally(class), finding.got, report.day.allowance),
         Limit::Floor(_) => format!("{} refused for it", percent(finding.got)),
         Limit::Target(_) => format!("{:.4}", finding.got),
         Limit::RequestEnergy(class) => {
-            let mean = worst(&|tally| tally.energy_mj, class);
-            let mean = mean.map_or_else(String::new, |mj| format!("; {} mJ on average", number(mj)));
-            format!("{} above it or refused for it{mean}", percent(finding.got))
+            let mean = tally(class).energy_mj.map(|mj| format!("\n{} mJ on average", number(mj)));
+            format!("{} above it or refused for it{}", percent(finding.got), mean.unwrap_or_default())
         }
         Limit::ClassPower(_) | Limit::Power => format!("at most {} W", number(finding.got)),
         Limit::Energy if report.in_watt_hours() => format!("{} Wh{projected}", number(finding.got / 3600.0)),
         Limit::Energy => format!("{} J{projected}", number(finding.got)),
         Limit::Battery => format!("{} % left{projected}", number(finding.got * 100.0)),
         Limit::Temperature => {
-            let hottest = outcomes.iter().filter_map(|run| run.hottest_c).reduce(f64::max);
-            let hottest = hottest.map_or_else(String::new, |celsius| format!("hottest {celsius:.1} °C"));
-            if finding.got > 0.0 { format!("{hottest}, {} s above", number(finding.got)) } else { hottest }
+            let hottest = run.hottest_c.map(|celsius| format!("hottest {celsius:.1} °C")).unwrap_or_default();
+            if finding.got > 0.0 { format!("{hottest}, {} s there", number(finding.got)) } else { hottest }
         }
     }
 }
 
-/// Late and refused requests of a class over all runs, by reason.
-fn reasons(report: &Report<'_>, class: usize) -> String {
-    let mut refused = std::collections::BTreeMap::new();
-    let (mut late, mut requests) = (0, 0);
-    for tally in report.answer.outcomes.iter().filter_map(|run| run.classes.get(class)) {
-        late += tally.late;
-        requests += tally.requests;
-        for (reason, number) in &tally.refused {
-            *refused.entry(*reason).or_insert(0) += number;
-        }
-    }
-    let mut reasons: Vec<(u64, String)> =
-        refused.into_iter().map(|(reason, number)| (number, reason.name().replace('_', " "))).collect();
-    if late > 0 {
-        reasons.push((late, "late".to_owned()));
-    }
-    if reasons.is_empty() {
-        return String::new();
-    }
+/// Late and refused requests of a class by reason, and how long its answers took.
+fn lateness(tally: &ClassTally, failed: f64, allowance: f64) -> String {
+    let mut text = format!("{} late or refused", percent(failed));
+    let refused = tally.refused.iter().map(|(reason, number)| (*number, reason.name().replace('_', " ")));
+    let late = (tally.late, "late".to_owned());
+    let mut reasons: Vec<(u64, String)> = refused.chain([late]).filter(|(number, _)| *number > 0).collect();
     reasons.sort_by(|a, b| b.cmp(a));
-    let reasons = reasons.into_iter().map(|(number, reason)| format!("{} {reason}", count(number)));
-    format!(" ({} of {})", reasons.collect::<Vec<_>>().join(", "), count(requests))
+    if !reasons.is_empty() {
+        let reasons =
+            reasons.iter().take(MOST_REASONS).map(|(number, reason)| format!("{} {reason}", count(*number)));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n{reasons} of {}", count(tally.requests));
+    }
+    if let Some(ms) = tally.latency_ms {
+        let _ = write!(text, "\n{} of the answers within {} ms", percent(1.0 - allowance), number(ms));
+    }
+    text
 }
 
 fn worst_hour(finding: &Finding) -> String {

@@ -13,18 +13,23 @@ pub(super) fn number(value: f64) -> String {
     let magnitude = value.abs().max(1e-9).log10().floor();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=6")]
     let decimals = (3.0 - magnitude).clamp(0.0, 6.0) as usize;
+    trimmed(value, decimals)
+}
+
+/// A share as a percentage: two decimals, more where a few in ten thousand matter.
+pub(super) fn percent(share: f64) -> String {
+    let value = share * 100.0;
+    let decimals = if value < 0.01 { 4 } else { 2 + usize::from(value < 1.0) };
+    format!("{} %", trimmed(value, decimals))
+}
+
+fn trimmed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     if !text.contains('.') {
         return text;
     }
     let text = text.trim_end_matches('0').trim_end_matches('.');
     (if text == "-0" { "0" } else { text }).to_owned()
-}
-
-/// A share as a percentage: two decimals, more where it would be zero otherwise.
-pub(super) fn percent(share: f64) -> String {
-    let value = share * 100.0;
-    if value > 0.0 && value < 0.01 { format!("{value:.4} %") } else { format!("{value:.2} %") }
 }
 
 /// A count with commas.
@@ -60,7 +65,7 @@ mod tests {
         }
         assert_eq!(
             (percent(0.0), percent(0.000_01), percent(0.1234)),
-            ("0.00 %".into(), "0.0010 %".into(), "12.34 %".into())
+            ("0 %".into(), "0.001 %".into(), "12.34 %".into())
         );
         assert_eq!((count(0), count(999), count(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
         assert_eq!((plural(1, "run"), plural(2, "run")), ("1 run".into(), "2 runs".into()));

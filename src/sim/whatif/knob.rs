@@ -6,7 +6,7 @@ use crate::units::{Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use std::sync::Arc;
 
 /// How many times as large a value may become, or as small.
-const FACTOR: f64 = 10.0;
+const FACTOR: f64 = 30.0;
 /// Coldest ambient that is tried, in degrees Celsius; and most that it is lowered.
 const COLDEST_C: f64 = -20.0;
 const COOLER_K: f64 = 60.0;
@@ -28,8 +28,10 @@ pub enum Knob {
     PowerCap,
     /// `budget.energy`, in the unit that the configuration gives it in, raised.
     Energy,
-    /// Hours of the day and of what must last for it, shortened together.
-    Hours,
+    /// For how many hours energy and battery must last, shortened; and the day with it.
+    Lasting,
+    /// Capacity of the battery in Wh, raised.
+    Battery,
     /// `budget.battery.reserve_percent`, %, lowered.
     Reserve,
     /// `budget.max_temperature_c`, degrees Celsius, raised to the lowest passive trip at most.
@@ -41,18 +43,20 @@ pub enum Knob {
 impl Knob {
     /// Those that may help where these limits broke: their own, and those of the device, whose shortage shows in
     /// what the classes get.
-    pub(super) fn that_may_help(day: &Day, broken: &[Limit]) -> Vec<Self> {
+    /// Of heat only where the board came near its limit.
+    pub(super) fn that_may_help(day: &Day, broken: &[Limit], hot: bool) -> Vec<Self> {
         let mut knobs: Vec<Self> = broken.iter().filter_map(|limit| Self::of_limit(*limit)).collect();
         let budgets = &day.scenario.budgets;
         knobs.extend(budgets.power_cap.map(|_| Self::PowerCap));
         knobs.extend(budgets.energy.map(|_| Self::Energy));
         knobs.extend(budgets.battery.map(|_| Self::Reserve));
+        knobs.extend(budgets.battery.map(|_| Self::Battery));
         if budgets.energy.is_some() || budgets.battery.is_some() {
-            knobs.push(Self::Hours);
+            knobs.push(Self::Lasting);
         }
-        knobs.extend(budgets.max_temperature.map(|_| Self::MaxTemperature));
+        knobs.extend(budgets.max_temperature.filter(|_| hot).map(|_| Self::MaxTemperature));
         // A script that sets the ambient has the last word on it.
-        if !day.scripted_ambient {
+        if hot && !day.scripted_ambient {
             knobs.push(Self::Ambient);
         }
         let mut seen = Vec::new();
@@ -92,7 +96,7 @@ impl Knob {
             Self::Energy => Some(Limit::Energy),
             Self::Reserve => Some(Limit::Battery),
             Self::MaxTemperature => Some(Limit::Temperature),
-            Self::Hours | Self::Ambient => None,
+            Self::Lasting | Self::Battery | Self::Ambient => None,
         }
     }
 
@@ -111,7 +115,12 @@ impl Knob {
             Self::ClassPower(index) => class(index).and_then(|class| Some(class.power?.as_watts())),
             Self::PowerCap => budgets.power_cap.map(Microwatts::as_watts),
             Self::Energy => budgets.energy.map(|energy| energy.total.as_f64() / 1e6 / day.energy_unit_j),
-            Self::Hours => Some(day.lasting.as_secs_f64() / 3600.0),
+            Self::Lasting => {
+                let energy = budgets.energy.map(|energy| energy.lasting);
+                let longest = energy.max(budgets.battery.map(|battery| battery.lasting));
+                longest.map(|span| span.as_secs_f64() / 3600.0)
+            }
+            Self::Battery => day.scenario.machine.plant.battery.map(|battery| battery.capacity_wh),
             Self::Reserve => budgets.battery.map(|battery| battery.reserve.as_fraction() * 100.0),
             Self::MaxTemperature => budgets.max_temperature.map(MilliCelsius::as_celsius),
             Self::Ambient => Some(day.scenario.machine.plant.ambient_c),
@@ -127,14 +136,16 @@ impl Knob {
         match self {
             // An hour is the most that the configuration takes.
             Self::Latency(_) => (value * FACTOR).min(3_600_000.0).max(value),
-            Self::RequestEnergy(_) | Self::ClassPower(_) | Self::PowerCap | Self::Energy => value * FACTOR,
+            Self::RequestEnergy(_) | Self::ClassPower(_) | Self::PowerCap | Self::Energy | Self::Battery => {
+                value * FACTOR
+            }
             // Below the least accurate variant nothing changes any more.
             Self::Floor(_) => least.min(value),
             Self::Target(index) => {
                 let floor = day.scenario.budgets.classes[index].min_accuracy.as_fraction();
                 least.max(floor).min(value)
             }
-            Self::Hours => value / FACTOR,
+            Self::Lasting => value / FACTOR,
             Self::Reserve => 0.0,
             Self::MaxTemperature => {
                 let zones = day.scenario.machine.plant.zones.iter();
@@ -147,21 +158,28 @@ impl Knob {
     /// Whether looser is higher.
     #[must_use]
     pub const fn rises(self) -> bool {
-        !matches!(self, Self::Floor(_) | Self::Target(_) | Self::Hours | Self::Reserve | Self::Ambient)
+        !matches!(self, Self::Floor(_) | Self::Target(_) | Self::Lasting | Self::Reserve | Self::Ambient)
     }
 
-    /// A value halfway from one that breaks to one that holds, as short as one writes it, on the looser side.
-    pub(super) fn between(self, breaks: f64, holds: f64) -> f64 {
-        let middle = match self {
+    /// A value so much of the way from one that breaks to one that holds, as short as one writes it, on the looser
+    /// side. Values without a zero of their own count by factors.
+    pub(super) fn along(self, breaks: f64, holds: f64, share: f64) -> f64 {
+        let by_factors = matches!(
+            self,
             Self::Latency(_)
-            | Self::RequestEnergy(_)
-            | Self::ClassPower(_)
-            | Self::PowerCap
-            | Self::Energy
-            | Self::Hours => (breaks * holds).sqrt(),
-            _ => f64::midpoint(breaks, holds),
+                | Self::RequestEnergy(_)
+                | Self::ClassPower(_)
+                | Self::PowerCap
+                | Self::Energy
+                | Self::Lasting
+                | Self::Battery
+        );
+        let there = if by_factors {
+            breaks * (holds / breaks).powf(share)
+        } else {
+            breaks + (holds - breaks) * share
         };
-        let short = short(middle, self.decimals(middle), self.rises());
+        let short = short(there, self.decimals(there), self.rises());
         if self.rises() { short.min(holds) } else { short.max(holds) }
     }
 
@@ -197,7 +215,7 @@ impl Knob {
                     energy.total = Microjoules::from_f64(value * day.energy_unit_j * 1e6);
                 }
             }
-            Self::Hours => {
+            Self::Lasting => {
                 let span = Nanos::from_secs_f64(value * 3600.0);
                 if let Some(energy) = &mut budgets.energy {
                     energy.lasting = energy.lasting.min(span);
@@ -206,6 +224,11 @@ impl Knob {
                     battery.lasting = battery.lasting.min(span);
                 }
                 day.lasting = day.lasting.min(span);
+            }
+            Self::Battery => {
+                if let Some(battery) = &mut Arc::make_mut(&mut day.scenario.machine.plant).battery {
+                    battery.capacity_wh = value;
+                }
             }
             Self::Reserve => {
                 if let Some(battery) = &mut budgets.battery {
@@ -242,20 +265,24 @@ mod tests {
 
     #[test]
     fn values_are_short_and_on_the_looser_side() {
-        assert_eq!(Knob::Latency(0).between(66.0, 100.0), 81.3, "66 x 100 is 81.24 squared");
-        assert_eq!(Knob::Latency(0).between(660.0, 1000.0), 813.0);
-        assert_eq!(Knob::Energy.between(72_000.0, 720_000.0), 228_000.0);
-        assert_eq!(Knob::Target(0).between(0.934, 0.9), 0.917);
-        assert_eq!(Knob::Target(0).between(0.934, 0.933), 0.933, "as near as one writes it");
-        assert_eq!(Knob::Hours.between(10.0, 1.0), 3.16);
-        assert_eq!(Knob::Ambient.between(45.0, 44.9), 44.9);
-        assert_eq!(Knob::Reserve.between(20.0, 0.0), 10.0);
+        let half = |knob: Knob, breaks, holds| knob.along(breaks, holds, 0.5);
+        assert_eq!(half(Knob::Latency(0), 66.0, 100.0), 81.3, "66 x 100 is 81.24 squared");
+        assert_eq!(half(Knob::Latency(0), 660.0, 1000.0), 813.0);
+        assert_eq!(half(Knob::Energy, 72_000.0, 720_000.0), 228_000.0);
+        assert_eq!(half(Knob::Target(0), 0.934, 0.9), 0.917);
+        assert_eq!(half(Knob::Target(0), 0.934, 0.933), 0.933, "as near as one writes it");
+        assert_eq!(half(Knob::Lasting, 10.0, 1.0), 3.16);
+        assert_eq!(half(Knob::Ambient, 45.0, 44.9), 44.9);
+        assert_eq!(half(Knob::Reserve, 20.0, 0.0), 10.0);
+        assert_eq!(Knob::Reserve.along(20.0, 0.0, 0.25), 15.0);
+        assert_eq!(Knob::PowerCap.along(5.0, 80.0, 0.25), 10.0);
+        assert_eq!(Knob::PowerCap.along(7.0, 210.0, 1.0), 210.0);
     }
 
     #[test]
     fn the_middle_never_leaves_the_bracket() {
         for (breaks, holds) in [(1.0, 1.004), (0.01, 0.1), (1e6, 1e7), (99.9, 100.0)] {
-            let middle = Knob::PowerCap.between(breaks, holds);
+            let middle = Knob::PowerCap.along(breaks, holds, 0.5);
             assert!(breaks < middle && middle <= holds, "{breaks} {middle} {holds}");
         }
     }

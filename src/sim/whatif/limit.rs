@@ -108,12 +108,14 @@ impl Finding {
         Self { limit, got, bound, holds: true, broken_at: None, worst_hour: None, projected: false }
     }
 
-    /// The worse of two runs: what broke before what held, then by how far `got` is on the wrong side.
-    pub(super) fn worse(self, other: Self) -> Self {
+    /// Whether this is the worse of two runs: what broke before what held, then by how far `got` is on the wrong side.
+    pub(super) fn is_worse_than(&self, other: &Self) -> bool {
         let lower_is_worse = matches!(self.limit, Limit::Target(_) | Limit::Battery);
-        let farther = if lower_is_worse { other.got < self.got } else { other.got > self.got };
-        let other_is_worse = if self.holds == other.holds { farther } else { self.holds };
-        let worst = if other_is_worse { other } else { self };
-        Self { broken_at: [self.broken_at, other.broken_at].into_iter().flatten().min(), ..worst }
+        match (self.holds, other.holds) {
+            (false, true) => true,
+            (true, false) => false,
+            _ if lower_is_worse => self.got < other.got,
+            _ => self.got > other.got,
+        }
     }
 }

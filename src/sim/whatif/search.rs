@@ -1,14 +1,17 @@
 //! Plays the day with several seeds, and searches for the budget that would hold.
 //!
-//! A value is looked for between one that breaks and the loosest that is tried: if that one holds, halving brings the
-//! two together. What is suggested was played itself, over the whole day and with every seed. A run that cannot hold
-//! any more ends there. The result does not depend on how many threads there are.
+//! Looser values are tried in strides, a sixteenth, a quarter and all of the way to the loosest; from the first that
+//! holds halving leads back towards the last that broke. What is suggested was played itself, over the whole day and
+//! with every seed. A run that cannot hold any more ends there. The result does not depend on how many threads there
+//! are.
 
 use super::day::Day;
 use super::judge::{Judge, Outcome};
 use super::knob::Knob;
 use super::limit::{Finding, Limit};
+use super::trackers::share;
 use crate::core::Core;
+use crate::core::event::Rejection;
 use crate::sim::WorldOptions;
 use crate::time::Timestamp;
 use crate::units::Nanos;
@@ -17,8 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most values that are changed.
 const MAX_KNOBS: usize = 16;
-/// Most halvings for one of them: of a factor of ten they leave less than 4 %.
-const HALVINGS: u64 = 6;
+/// Strides: shares of the way to the loosest value, each with the halvings after which what is left of the way from the
+/// stride before is at most 1/128. Of a factor of thirty that is 3 %.
+const STRIDES: [(f64, u64); 3] = [(1.0 / 16.0, 3), (1.0 / 4.0, 5), (1.0, 7)];
+/// Most days that one value takes: all strides twice, and the halvings after the last.
+const MOST_DAYS: u64 = 2 * STRIDES.len() as u64 + 7;
+
+/// How far below the margin of its limit a board may be held back by heat to come: it looks ahead.
+const NEAR_K: f64 = 10.0;
 
 /// How far the work is: virtual time, over all runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +43,8 @@ pub enum Progress {
 pub struct RowOf {
     /// The worst run's finding, with the earliest break of all.
     pub worst: Finding,
+    /// That run, by its place in [`Answer::outcomes`].
+    pub run: usize,
     /// Runs in which it held.
     pub held: usize,
 }
@@ -101,6 +112,13 @@ pub fn ask(
     Ok(pool.install(|| Searcher { day, seeds, progress }.answer(search)))
 }
 
+/// What was found of a value.
+struct Nearest {
+    to: Option<f64>,
+    breaks: f64,
+    days: u64,
+}
+
 struct Searcher<'a> {
     day: &'a Day,
     seeds: &'a [u64],
@@ -124,9 +142,13 @@ impl Searcher<'_> {
     fn search(&self, answer: &mut Answer) {
         let broken: Vec<Limit> =
             answer.rows.iter().map(|row| row.worst).filter(|f| !f.holds).map(|f| f.limit).collect();
-        let mut knobs = Knob::that_may_help(self.day, &broken);
+        let outcomes = &answer.outcomes;
+        let in_time =
+            |limit: &&Limit| !matches!(limit, Limit::Latency(class) if !self.late(*class, outcomes));
+        let worth: Vec<Limit> = broken.iter().filter(in_time).copied().collect();
+        let mut knobs = Knob::that_may_help(self.day, &worth, self.hot(outcomes));
         knobs.truncate(MAX_KNOBS);
-        (self.progress)(Progress::Planned(self.virtual_time(knobs.len() as u64 * (2 + HALVINGS) + 1)));
+        (self.progress)(Progress::Planned(self.virtual_time(knobs.len() as u64 * MOST_DAYS + 1)));
         answer.suggestions = knobs.par_iter().map(|knob| self.suggest(*knob, &broken)).collect();
         let alone: Vec<&Suggestion> = answer
             .suggestions
@@ -148,6 +170,26 @@ impl Searcher<'_> {
         answer.runs += days * self.seeds.len() as u64;
     }
 
+    /// Whether too many requests of a class failed for want of time, and not of energy, power or accuracy: more time
+    /// would not help those.
+    fn late(&self, class: usize, outcomes: &[Outcome]) -> bool {
+        use Rejection::{AppLimit, DeadlinePassed, DeadlineUnreachable, QueueFull};
+        outcomes.iter().filter_map(|outcome| outcome.classes.get(class)).any(|tally| {
+            let reasons = [AppLimit, DeadlinePassed, DeadlineUnreachable, QueueFull];
+            let refused: u64 = reasons.iter().filter_map(|reason| tally.refused.get(reason)).sum();
+            share(tally.late + refused, tally.requests) > self.day.allowance
+        })
+    }
+
+    /// Whether some zone came so near to its limit that heat may have cost something.
+    fn hot(&self, outcomes: &[Outcome]) -> bool {
+        let budgets = &self.day.scenario.budgets;
+        let zones = self.day.scenario.machine.plant.zones.iter();
+        let limits = zones.map(|zone| budgets.max_temperature.unwrap_or(zone.passive).as_celsius());
+        let limit = limits.fold(f64::INFINITY, f64::min) - budgets.temperature_margin.as_celsius() - NEAR_K;
+        outcomes.iter().filter_map(|outcome| outcome.hottest_c).any(|celsius| celsius >= limit)
+    }
+
     /// The virtual time of so many days with all seeds.
     fn virtual_time(&self, days: u64) -> Nanos {
         let runs = days.saturating_mul(self.seeds.len() as u64);
@@ -155,32 +197,60 @@ impl Searcher<'_> {
     }
 
     fn suggest(&self, knob: Knob, broken: &[Limit]) -> Suggestion {
-        let from = knob.value(self.day);
         let everything = self.day.limits();
-        // Of what broke, only its own; and what held must go on to.
-        let own: Vec<Limit> = everything
-            .iter()
-            .copied()
-            .filter(|limit| !broken.contains(limit) || knob.limit() == Some(*limit))
-            .collect();
-        let loosest = knob.loosest(self.day);
-        let all = self.holds(&knob.turned(self.day, loosest), &everything);
-        let mends_its_own = broken.len() > 1 && knob.limit().is_some_and(|limit| broken.contains(&limit));
-        let found = all || (mends_its_own && self.holds(&knob.turned(self.day, loosest), &own));
-        let mut days = if !all && mends_its_own { 2 } else { 1 };
-        let goal = if all { everything } else { own };
-        let (mut breaks, mut holds) = if found { (from, loosest) } else { (loosest, loosest) };
-        for _ in 0..HALVINGS {
-            let middle = knob.between(breaks, holds);
-            if !found || middle == breaks || middle == holds {
+        let alone = broken.len() > 1 && knob.limit().is_some_and(|limit| broken.contains(&limit));
+        let mut found = self.nearest(knob, &everything);
+        let mut all = true;
+        if found.to.is_none() && alone {
+            // Of what broke, only its own; and what held must go on to.
+            let own = |limit: &Limit| !broken.contains(limit) || knob.limit() == Some(*limit);
+            let own: Vec<Limit> = everything.into_iter().filter(own).collect();
+            let before = found.days;
+            found = self.nearest(knob, &own);
+            found.days += before;
+            all = false;
+        }
+        (self.progress)(Progress::Played(self.virtual_time(MOST_DAYS.saturating_sub(found.days))));
+        let all = all && found.to.is_some();
+        Suggestion {
+            knob,
+            from: knob.value(self.day),
+            to: found.to,
+            breaks: found.breaks,
+            all,
+            days: found.days,
+        }
+    }
+
+    /// The nearest value with which these limits hold.
+    fn nearest(&self, knob: Knob, goal: &[Limit]) -> Nearest {
+        let (from, loosest) = (knob.value(self.day), knob.loosest(self.day));
+        let mut nearest = Nearest { to: None, breaks: from, days: 0 };
+        let mut halvings = 0;
+        for (stride, then) in STRIDES {
+            let value = knob.along(from, loosest, stride);
+            if value == nearest.breaks {
+                continue;
+            }
+            nearest.days += 1;
+            if self.holds(&knob.turned(self.day, value), goal) {
+                (nearest.to, halvings) = (Some(value), then);
                 break;
             }
-            days += 1;
-            let it_holds = self.holds(&knob.turned(self.day, middle), &goal);
-            *(if it_holds { &mut holds } else { &mut breaks }) = middle;
+            nearest.breaks = value;
         }
-        (self.progress)(Progress::Played(self.virtual_time(2 + HALVINGS - days)));
-        Suggestion { knob, from, to: found.then_some(holds), breaks, all, days }
+        let Some(mut holds) = nearest.to else { return nearest };
+        for _ in 0..halvings {
+            let middle = knob.along(nearest.breaks, holds, 0.5);
+            if middle == nearest.breaks || middle == holds {
+                break;
+            }
+            nearest.days += 1;
+            let it_holds = self.holds(&knob.turned(self.day, middle), goal);
+            *(if it_holds { &mut holds } else { &mut nearest.breaks }) = middle;
+        }
+        nearest.to = Some(holds);
+        nearest
     }
 
     /// Whether these limits hold in all runs of a day.
@@ -238,10 +308,12 @@ fn play(
 
 fn rows(outcomes: &[Outcome]) -> Vec<RowOf> {
     let Some(first) = outcomes.first() else { return Vec::new() };
-    let row = |(index, finding): (usize, &Finding)| {
-        let all = outcomes.iter().filter_map(|outcome| outcome.findings.get(index).copied());
-        let held = all.clone().filter(|finding| finding.holds).count();
-        RowOf { worst: all.fold(*finding, Finding::worse), held }
+    let row = |index: usize| {
+        let all = || outcomes.iter().enumerate().map(|(run, outcome)| (run, outcome.findings[index]));
+        let worst = all().reduce(|worst, next| if next.1.is_worse_than(&worst.1) { next } else { worst });
+        let (run, mut worst) = worst?;
+        worst.broken_at = all().filter_map(|(_, finding)| finding.broken_at).min();
+        Some(RowOf { worst, run, held: all().filter(|(_, finding)| finding.holds).count() })
     };
-    first.findings.iter().enumerate().map(row).collect()
+    (0..first.findings.len()).filter_map(row).collect()
 }
