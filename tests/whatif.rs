@@ -90,7 +90,7 @@ fn a_day_that_holds_ends_with_0_and_one_that_does_not_with_1() {
 /// for an answer, on any number of threads.
 #[test]
 fn the_suggested_value_holds_when_it_is_written_into_the_file() {
-    let files = Files::new("latency_ms = 5.0\nmin_accuracy = 0.93\n");
+    let files = Files::new("latency_ms = 8.0\nmin_accuracy = 0.93\n");
     let ask = |more: &str| files.whatif(&format!("{SHORT} --workload day.toml --json {more}"));
     let first = ask("--jobs 1");
     assert_eq!(first.status.code(), Some(1), "{}", text(&first.stderr));
@@ -101,7 +101,7 @@ fn the_suggested_value_holds_when_it_is_written_into_the_file() {
     let changes = document["would_hold"].as_array().unwrap();
     let change = changes.iter().find(|change| change["budget"] == "class camera latency_ms").unwrap();
     let (holds_at, breaks_at) = (change["holds_at"].as_f64().unwrap(), change["breaks_at"].as_f64().unwrap());
-    assert!(5.0 <= breaks_at && breaks_at < holds_at && change["everything"] == true, "{change}");
+    assert!(8.0 <= breaks_at && breaks_at < holds_at && change["everything"] == true, "{change}");
     for (latency, code) in [(holds_at, 0), (breaks_at, 1)] {
         let files = Files::new(&format!("latency_ms = {latency:?}\nmin_accuracy = 0.93\n"));
         let output = files.whatif(&format!("{SHORT} --workload day.toml --no-search"));

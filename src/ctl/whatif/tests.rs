@@ -112,7 +112,7 @@ fn a_day_that_breaks_says_where_when_and_what_would_hold() {
     }
     let cells = |line: &str| line.split(['┆', '│']).map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let latency: Vec<_> =
-        text.lines().filter(|line| line.contains("class camera latency_ms ")).map(cells).collect();
+        text.lines().filter(|line| line.starts_with("│ class camera latency_ms ")).map(cells).collect();
     assert_eq!(latency[1][1..5], ["class camera latency_ms", "66", "81.3", "79.2"], "{text}");
 }
 

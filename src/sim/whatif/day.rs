@@ -204,7 +204,7 @@ impl Day {
             notes,
         };
         day.settle();
-        day.note_spans();
+        day.note_what_bends_the_limits();
         Ok(day)
     }
 
@@ -240,7 +240,7 @@ impl Day {
         Limit::of(&self.scenario.budgets, &(0..classes).map(asked_for).collect::<Vec<bool>>())
     }
 
-    fn note_spans(&mut self) {
+    fn note_what_bends_the_limits(&mut self) {
         let budgets = &self.scenario.budgets;
         let spans = [
             ("budget.energy", budgets.energy.map(|energy| energy.lasting)),
@@ -258,6 +258,11 @@ impl Day {
                 self.notes
                     .push(format!("{key} lasts {hours:.4} h of the {day:.4} h: it binds until then only"));
             }
+        }
+        if self.scenario.streams.iter().any(|stream| stream.deadline.is_some()) {
+            self.notes.push(
+                "some requests name a deadline of their own: these are late by that, whatever latency_ms says".to_owned(),
+            );
         }
         if self.scripted_ambient {
             self.notes
@@ -313,7 +318,7 @@ fn plants(asked: &Asked, notes: &mut Vec<String>) -> Result<(PlantSpec, PlantSpe
             asked.board.name
         ));
     }
-    if played.work_scale > 1.0 || played.work_scale < 1.0 {
+    if (played.work_scale - 1.0).abs() > f64::EPSILON {
         notes.push(format!(
             "every run costs {} times what its manifest says, as the board's file wants it for demonstration models: \
              --work-scale 1 for models of full size",

@@ -21,7 +21,7 @@ struct Case {
 }
 
 impl Case {
-    /// A camera at 15 requests a second for a minute. `more` is the class's and the budgets' part of the
+    /// A camera at 15 requests a second for half a minute. `more` is the class's and the budgets' part of the
     /// configuration, without the class's name.
     fn camera(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -32,11 +32,11 @@ impl Case {
         let workload = folder.path().join("day.toml");
         let stream =
             "[[stream]]\nmodel = \"fashion\"\narrival = \"periodic\"\nrate_hz = 15.0\njitter_ms = 3.0\n";
-        std::fs::write(&workload, format!("[workload]\nseconds = 20.0\n{stream}")).unwrap();
+        std::fs::write(&workload, format!("[workload]\nseconds = 10.0\n{stream}")).unwrap();
         let demand = Source::Workload(workload);
         Self {
             folder,
-            hours: 1.0 / 60.0,
+            hours: 1.0 / 120.0,
             ambient_c: None,
             battery_wh: None,
             board: "jetson-tx2",
@@ -94,28 +94,28 @@ fn what_plainly_holds_holds() {
     assert!(answer.holds(), "{:?}", answer.rows);
     assert!(answer.first_broken().is_none() && answer.suggestions.is_empty());
     assert_eq!(answer.runs, 2);
-    // 20 s played three times; each time the last period may begin a rounding before the end.
+    // 10 s played three times; each time the last period may begin a rounding before the end.
     for run in &answer.outcomes {
-        assert!((900..=903).contains(&run.classes[0].requests), "{:?}", run.classes);
+        assert!((450..=453).contains(&run.classes[0].requests), "{:?}", run.classes);
         assert_eq!((run.classes[0].answered, run.classes[0].late), (run.classes[0].requests, 0));
         assert!(run.classes[0].accuracy.unwrap() >= 0.92);
         // The board takes 2 to 20 W.
-        assert!((120.0..1300.0).contains(&run.energy_j), "{}", run.energy_j);
+        assert!((60.0..650.0).contains(&run.energy_j), "{}", run.energy_j);
     }
 }
 
-/// Another program takes nearly all of the processors from 30 s on.
+/// Another program takes nearly all of the processors from 15 s on.
 #[test]
 fn what_plainly_breaks_breaks_when_it_does() {
-    let script = "[[event]]\nat_s = 30.0\nset = \"contention_compute\"\nto = 100\n\
-                  [[event]]\nat_s = 30.0\nset = \"contention_memory\"\nto = 100\n";
+    let script = "[[event]]\nat_s = 15.0\nset = \"contention_compute\"\nto = 100\n\
+                  [[event]]\nat_s = 15.0\nset = \"contention_memory\"\nto = 100\n";
     let day = Case::camera("latency_ms = 60.0\nmin_accuracy = 0.89\n").disturbed(script).day();
     let answer = answer(&day, false);
     let late = row(&answer, Limit::Latency(0));
     assert!(!answer.holds() && !late.worst.holds && late.held == 0, "{:?}", answer.rows);
     let at = late.worst.broken_at.unwrap().as_secs_f64();
-    // One of 900 may fail; the second that is late is due within 60 ms of its arrival, and they come every 67 ms.
-    assert!((30.0..30.4).contains(&at), "{at}");
+    // None of 450 may fail; the first that is late is due within 60 ms of its arrival, and they come every 67 ms.
+    assert!((15.0..15.4).contains(&at), "{at}");
     assert!((0.3..0.6).contains(&late.worst.got), "half of the day: {:?}", late.worst);
     assert_eq!(answer.first_broken().unwrap().limit, Limit::Latency(0));
     assert!(answer.suggestions.is_empty(), "none was asked for");
@@ -125,7 +125,7 @@ fn what_plainly_breaks_breaks_when_it_does() {
 /// What is suggested holds when it is asked about, and the value beside it does not.
 #[test]
 fn what_is_suggested_holds_when_fed_back() {
-    let case = Case::camera("latency_ms = 2.0\nmin_accuracy = 0.93\n");
+    let case = Case::camera("latency_ms = 8.0\nmin_accuracy = 0.93\n");
     let day = case.day();
     let found = answer(&day, true);
     assert!(!found.holds());
@@ -136,7 +136,7 @@ fn what_is_suggested_holds_when_fed_back() {
     assert!(to / latency.breaks < 1.04, "{latency:?}");
     for (latency_ms, holds) in [(to, true), (latency.breaks, false)] {
         let config = std::fs::read_to_string(case.folder.path().join("wattd.toml")).unwrap();
-        let other = config.replace("latency_ms = 2.0", &format!("latency_ms = {latency_ms:?}"));
+        let other = config.replace("latency_ms = 8.0", &format!("latency_ms = {latency_ms:?}"));
         assert_ne!(config, other);
         std::fs::write(case.folder.path().join("wattd.toml"), other).unwrap();
         assert_eq!(answer(&case.day(), false).holds(), holds, "{latency_ms} ms");
@@ -155,31 +155,30 @@ fn accuracy_above_the_best_variant_is_brought_down_to_it() {
     let best = best.fold(0.0, f64::max);
     let to = answer.suggestions.iter().find(|s| s.knob == Knob::Floor(0)).unwrap().to.unwrap();
     assert!(to <= best && best - to < 0.002, "{to}, the best variant has {best}");
-    // No latency helps.
-    let latency = answer.suggestions.iter().find(|s| s.knob == Knob::Latency(0)).unwrap();
-    assert_eq!((latency.to, latency.breaks), (None, 15_000.0));
+    // More time would help none of them: it is not even tried.
+    assert!(answer.suggestions.iter().all(|s| s.knob != Knob::Latency(0)), "{:?}", answer.suggestions);
 }
 
-/// The idle board alone takes more than 1 W: no minute of it for 20 J.
+/// The idle board alone takes more than 1 W: no half a minute of it for 10 J.
 #[test]
 fn energy_that_is_too_little_breaks_and_more_is_suggested() {
-    let day = Case::camera(&format!("{EASY}[budget.energy]\njoules = 20.0\nlasting = \"1m\"\n")).day();
+    let day = Case::camera(&format!("{EASY}[budget.energy]\njoules = 10.0\nlasting = \"30s\"\n")).day();
     let answer = answer(&day, true);
     let energy = row(&answer, Limit::Energy).worst;
-    assert!(!energy.holds && energy.broken_at.unwrap() < Nanos::from_secs(20), "{energy:?}");
+    assert!(!energy.holds && energy.broken_at.unwrap() < Nanos::from_secs(10), "{energy:?}");
     let more = answer.suggestions.iter().find(|s| s.knob == Knob::Energy).unwrap();
     let to = more.to.unwrap_or_else(|| panic!("{:?}", answer.suggestions));
-    assert!(more.all && to > 60.0, "{more:?}");
+    assert!(more.all && to > 30.0, "{more:?}");
     let again = self::answer(&Knob::Energy.turned(&day, to), false);
     assert!(again.holds() && row(&again, Limit::Energy).worst.got <= to * 1.01, "{:?}", again.rows);
 }
 
-/// 5 Wh at 100 % are 18 kJ: a minute leaves nearly all of it, an hour projected from it does not.
+/// 5 Wh at 100 % are 18 kJ: half a minute leaves nearly all of it, two days projected from it do not.
 #[test]
 fn a_battery_is_projected_to_its_time() {
     let budget =
         |lasting| format!("{EASY}[budget.battery]\nreserve_percent = 20.0\nlasting = \"{lasting}\"\n");
-    let mut case = Case::camera(&budget("1m"));
+    let mut case = Case::camera(&budget("20s"));
     case.board = "desktop";
     case.battery_wh = Some(5.0);
     let left = row(&answer(&case.day(), false), Limit::Battery).worst;
@@ -312,9 +311,9 @@ fn a_record_is_played_again_and_again() {
     let stream = &day.scenario.streams[0];
     assert_eq!((stream.app, stream.deadline), (AppId(7), Some(Nanos::from_millis(80))));
     assert_eq!(stream.arrivals, Arrivals::Trace([0, 250, 4000].map(Nanos::from_millis).into()));
-    // Ten seconds and a nanosecond, in a minute: 5.99... times, the last one almost whole.
-    assert_eq!(day.requests(1), [18]);
-    assert!((day.demand.times - 6.0).abs() < 1e-6, "{:?}", day.demand);
+    // Ten seconds and a nanosecond, in half a minute: three times but for three nanoseconds.
+    assert_eq!(day.requests(1), [9]);
+    assert!((day.demand.times - 3.0).abs() < 1e-6, "{:?}", day.demand);
     assert!(answer(&day, false).holds());
 }
 
