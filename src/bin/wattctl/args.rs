@@ -42,6 +42,17 @@ pub(crate) enum Command {
     /// Compare policies on simulated boards in virtual time: hours in seconds.
     Simulate(SimulateArgs),
     /// Play a day under a configuration in virtual time: do its budgets hold, and which one would?
+    ///
+    /// A recorded or described day on the simulated board, with several seeds: whether each budget holds, when it first
+    /// breaks, and which single value of the configuration, all else as it is, would make the day hold. Everything is
+    /// modelled, nothing measured. The same files and seeds give the same bytes.
+    ///
+    /// A budget holds if it holds with every seed. A latency objective and an accuracy floor hold if no larger share of
+    /// the class's requests than --allowance is late or refused; an accuracy target on the average of the day; a power
+    /// cap in every window of its length; an energy and a battery reserve until their time; a temperature if no zone
+    /// reaches it.
+    ///
+    /// Exit codes: 0 the day holds, 1 it does not (or it could not be played), 2 the arguments or a file make no sense.
     Whatif(WhatifArgs),
     /// Write man pages or shell completions.
     #[command(hide = true)]
@@ -325,16 +336,6 @@ pub(crate) struct SimulateArgs {
 }
 
 /// `whatif`.
-///
-/// Plays a recorded or described day under a configuration on the simulated board, with several seeds: whether each
-/// budget holds, when it first breaks, and which single value of the configuration, all else as it is, would make
-/// the day hold. Everything is modelled, nothing measured. The same files and seeds give the same bytes.
-///
-/// A budget holds if it holds with every seed. A latency objective and an accuracy floor hold if no larger share of the
-/// class's requests than --allowance is late or refused; an accuracy target on the average of the day; a power cap in
-/// every window of its length; an energy and a battery reserve until their time; a temperature if no zone reaches it.
-///
-/// Exit codes: 0 the day holds, 1 it does not (or it could not be played), 2 the arguments or a file make no sense.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("demand").required(true).args(["journal", "workload"]))]
 pub(crate) struct WhatifArgs {

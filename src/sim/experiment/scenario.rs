@@ -32,7 +32,7 @@ pub enum ExperimentError {
     #[error(transparent)]
     Plant(#[from] PlantSpecError),
     /// The workload file, or one that it names.
-    #[error("{0}")]
+    #[error(transparent)]
     Workload(#[from] Problems),
     /// The disturbance script.
     #[error(transparent)]

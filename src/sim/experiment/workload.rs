@@ -429,8 +429,15 @@ impl Reader<'_, '_> {
     fn class(&mut self, key: &str, name: &str, budgets: &Budgets) -> Option<ClassId> {
         let found = class_named(name, budgets);
         if found.is_none() {
-            let place = self.under.map_or(String::new(), |under| format!(" in {}", under.file.display()));
-            self.complain(key, &format!("no such class{place}; there are: {}", class_names(budgets)));
+            let classes = class_names(budgets);
+            let message = match self.under {
+                None => format!("no such class; there are: {classes}"),
+                Some(under) => format!(
+                    "no such class in {0}; there are: {classes}; add a [[class]] to {0}, or name one of these here",
+                    under.file.display()
+                ),
+            };
+            self.complain(key, &message);
         }
         found
     }

@@ -5,7 +5,7 @@ use super::recorded::{Kind, Recorded};
 use crate::board::BoardSpec;
 use crate::board::sim::{Battery, Change, PlantSpec, PlantSpecError};
 use crate::config::document::{Problem, Problems, read_text};
-use crate::config::{Config, Context};
+use crate::config::{Config, Context, Simulation};
 use crate::core::catalog::ModelId;
 use crate::core::event::{AppId, ClassId};
 use crate::journal::JournalError;
@@ -79,7 +79,7 @@ pub enum WhatIfError {
         right: String,
     },
     /// The configuration, the workload, or a file that one of them names.
-    #[error("{0}")]
+    #[error(transparent)]
     Problems(#[from] Problems),
     /// Board, workload or disturbances.
     #[error(transparent)]
@@ -176,6 +176,11 @@ impl Day {
             Source::Journal(file) => recorded(asked, file, &known, &problems, &mut notes)?,
             Source::Workload(file) => described(asked, file, &known, &mut notes)?,
         };
+        if matches!(&asked.config.simulation, Simulation::InProcess { script: Some(_), .. }) {
+            notes.push(
+                "the configuration's simulation.script is not played: --disturb FILE plays one".to_owned(),
+            );
+        }
         notes.extend(problems.iter().take(5).map(|problem| format!("not served: {problem}")));
         keep_wanted(&mut workload, &asked.config.models.load);
         let lasting = Nanos::from_secs_f64(asked.hours * 3600.0);
