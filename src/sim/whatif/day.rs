@@ -264,6 +264,10 @@ impl Day {
                     .push(format!("{key} lasts {hours:.4} h of the {day:.4} h: it binds until then only"));
             }
         }
+        let capped = budgets.power_cap.is_some() || budgets.classes.iter().any(|class| class.power.is_some());
+        if capped && budgets.power_window > self.lasting {
+            self.notes.push("budget.power_window_s is longer than the day: no power was judged".to_owned());
+        }
         if self.scenario.streams.iter().any(|stream| stream.deadline.is_some()) {
             self.notes.push(
                 "some requests name a deadline of their own: these are late by that, whatever latency_ms says".to_owned(),

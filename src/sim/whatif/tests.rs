@@ -211,7 +211,9 @@ fn heat_breaks_at_once_and_cooler_air_is_suggested() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let day = Case::camera("latency_ms = 4.0\nmin_accuracy = 0.93\n").day();
+    let mut case = Case::camera("latency_ms = 4.0\nmin_accuracy = 0.93\n");
+    case.hours = 1.0 / 360.0;
+    let day = case.day();
     let with = |threads| ask(&day, &[3, 4], true, threads, &|_| ()).unwrap();
     assert_eq!(with(1), with(3));
 }
@@ -265,6 +267,17 @@ fn a_workload_may_only_name_what_the_configuration_has() {
     std::fs::write(&file, text.replace("fashion", "vision")).unwrap();
     let found = case.complaint();
     assert!(found.contains("no such model; there are: crepe, fashion"), "{found}");
+}
+
+/// As the daemon does it: the first class that lists the model.
+#[test]
+fn a_stream_that_names_no_class_has_the_one_that_the_daemon_would_give_it() {
+    let more = "[[class]]\nname = \"pictures\"\nlatency_ms = 90.0\nmodels = [\"fashion\"]\n";
+    let day = Case::camera(&format!("{EASY}{more}")).day();
+    assert_eq!(day.scenario.streams[0].class, ClassId(1));
+    assert_eq!(day.limits(), [Limit::Latency(1), Limit::Temperature], "nobody asks for the other class");
+    let models: Vec<&str> = day.scenario.machine.catalog.models.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(models, ["fashion"], "what nobody asks for is not loaded");
 }
 
 fn request(id: u64, model: u16, at: Timestamp) -> Event {
