@@ -59,9 +59,9 @@ fn answer(late: Option<u64>) -> Answer {
         battery_left: None,
     };
     let latency =
-        Suggestion { knob: Knob::Latency(1), from: 66.0, to: Some(81.3), breaks: 79.2, all: true, days: 9 };
+        Suggestion { knob: Knob::Latency(1), from: 66.0, to: Some(81.3), breaks: 79.2, all: true, runs: 9 };
     let ambient =
-        Suggestion { knob: Knob::Ambient, from: 45.0, to: None, breaks: -15.0, all: false, days: 1 };
+        Suggestion { knob: Knob::Ambient, from: 45.0, to: None, breaks: -15.0, all: false, runs: 1 };
     Answer {
         rows: vec![
             finding(Limit::Latency(1), 0.00315, 0.001, late),

@@ -269,8 +269,14 @@ fn class_of(classes: &mut [Class], index: usize) -> Option<&mut Class> {
 /// The trackers of all classes that someone asks for.
 fn classes(day: &Day, totals: &[u64]) -> Vec<Class> {
     let budgets = &day.scenario.budgets;
-    let variants = &day.scenario.machine.catalog.variants;
-    let best = variants.iter().map(|variant| variant.accuracy.as_fraction()).fold(0.0, f64::max);
+    let catalog = &day.scenario.machine.catalog;
+    // The best that the models can do that the class asks for.
+    let best = |class: usize| {
+        let streams = day.scenario.streams.iter().filter(|stream| usize::from(stream.class.0) == class);
+        let models = streams.filter_map(|stream| catalog.models.get(stream.model.index()));
+        let variants = models.flat_map(|model| &model.variants);
+        variants.map(|id| catalog.variants[id.index()].accuracy.as_fraction()).fold(0.0, f64::max)
+    };
     let classes = budgets.classes.iter().enumerate();
     classes
         .filter(|(index, _)| day.scenario.streams.iter().any(|stream| usize::from(stream.class.0) == *index))
@@ -279,7 +285,7 @@ fn classes(day: &Day, totals: &[u64]) -> Vec<Class> {
             let share = |limit| Share::new(limit, day.allowance, total, day.lasting);
             let target = budget.accuracy_target.map(|target| {
                 let bound = target.as_fraction() - Limit::ACCURACY_SLACK;
-                Mean::new(Limit::Target(index), bound, best, total, day.lasting)
+                Mean::new(Limit::Target(index), bound, best(index), total, day.lasting)
             });
             // Runs are billed when they end: windows of a second at least.
             let width = budgets.power_window.max(Nanos::from_secs(1));

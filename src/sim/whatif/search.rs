@@ -2,8 +2,8 @@
 //!
 //! Looser values are tried in strides, a sixteenth, a quarter and all of the way to the loosest; from the first that
 //! holds halving leads back towards the last that broke. What is suggested was played itself, over the whole day and
-//! with every seed. A run that cannot hold any more ends there. The result does not depend on how many threads there
-//! are.
+//! with every seed. A run that cannot hold any more ends there, and the seed that fared worst goes first: the others are
+//! not played where it breaks. The result does not depend on how many threads there are.
 
 use super::day::Day;
 use super::judge::{Judge, Outcome};
@@ -62,8 +62,8 @@ pub struct Suggestion {
     pub breaks: f64,
     /// Whether with it everything holds, or only what it is a limit of and what held before.
     pub all: bool,
-    /// Days that were played for it, with all seeds each.
-    pub days: u64,
+    /// Runs that were made for it.
+    pub runs: u64,
 }
 
 /// The answer.
@@ -116,7 +116,7 @@ pub fn ask(
 struct Nearest {
     to: Option<f64>,
     breaks: f64,
-    days: u64,
+    runs: u64,
 }
 
 struct Searcher<'a> {
@@ -134,7 +134,12 @@ impl Searcher<'_> {
         let mut answer =
             Answer { rows, outcomes, suggestions: Vec::new(), together: None, runs: self.seeds.len() as u64 };
         if search && !answer.holds() {
-            self.search(&mut answer);
+            let broken =
+                |outcome: &&Outcome| outcome.findings.iter().filter(|finding| !finding.holds).count();
+            let mut worst_first: Vec<&Outcome> = answer.outcomes.iter().collect();
+            worst_first.sort_by_key(|outcome| std::cmp::Reverse(broken(outcome)));
+            let seeds: Vec<u64> = worst_first.iter().map(|outcome| outcome.seed).collect();
+            Searcher { seeds: &seeds, ..*self }.search(&mut answer);
         }
         answer
     }
@@ -155,19 +160,19 @@ impl Searcher<'_> {
             .iter()
             .filter(|suggestion| suggestion.to.is_some() && !suggestion.all)
             .collect();
-        let mut days: u64 = answer.suggestions.iter().map(|suggestion| suggestion.days).sum();
+        answer.runs += answer.suggestions.iter().map(|suggestion| suggestion.runs).sum::<u64>();
         // Where one value mends everything there is no need for several.
         if alone.len() > 1 && !answer.suggestions.iter().any(|s| s.all && s.to.is_some()) {
             let mut day = self.day.clone();
             for suggestion in alone {
                 day = suggestion.knob.turned(&day, suggestion.to.unwrap_or(suggestion.from));
             }
-            answer.together = Some(self.holds(&day, &day.limits()));
-            days += 1;
+            let (holds, runs) = self.holds(&day, &day.limits());
+            answer.together = Some(holds);
+            answer.runs += runs;
         } else {
             (self.progress)(Progress::Played(self.virtual_time(1)));
         }
-        answer.runs += days * self.seeds.len() as u64;
     }
 
     /// Whether too many requests of a class failed for want of time, and not of energy, power or accuracy: more time
@@ -205,12 +210,14 @@ impl Searcher<'_> {
             // Of what broke, only its own; and what held must go on to.
             let own = |limit: &Limit| !broken.contains(limit) || knob.limit() == Some(*limit);
             let own: Vec<Limit> = everything.into_iter().filter(own).collect();
-            let before = found.days;
+            let before = found.runs;
             found = self.nearest(knob, &own);
-            found.days += before;
+            found.runs += before;
             all = false;
         }
-        (self.progress)(Progress::Played(self.virtual_time(MOST_DAYS.saturating_sub(found.days))));
+        let most = MOST_DAYS * self.seeds.len() as u64;
+        let spared = most.saturating_sub(found.runs);
+        (self.progress)(Progress::Played(Nanos(self.day.scenario.duration.0.saturating_mul(spared))));
         let all = all && found.to.is_some();
         Suggestion {
             knob,
@@ -218,22 +225,23 @@ impl Searcher<'_> {
             to: found.to,
             breaks: found.breaks,
             all,
-            days: found.days,
+            runs: found.runs,
         }
     }
 
     /// The nearest value with which these limits hold.
     fn nearest(&self, knob: Knob, goal: &[Limit]) -> Nearest {
         let (from, loosest) = (knob.value(self.day), knob.loosest(self.day));
-        let mut nearest = Nearest { to: None, breaks: from, days: 0 };
+        let mut nearest = Nearest { to: None, breaks: from, runs: 0 };
         let mut halvings = 0;
         for (stride, then) in STRIDES {
             let value = knob.along(from, loosest, stride);
             if value == nearest.breaks {
                 continue;
             }
-            nearest.days += 1;
-            if self.holds(&knob.turned(self.day, value), goal) {
+            let (it_holds, runs) = self.holds(&knob.turned(self.day, value), goal);
+            nearest.runs += runs;
+            if it_holds {
                 (nearest.to, halvings) = (Some(value), then);
                 break;
             }
@@ -245,18 +253,18 @@ impl Searcher<'_> {
             if middle == nearest.breaks || middle == holds {
                 break;
             }
-            nearest.days += 1;
-            let it_holds = self.holds(&knob.turned(self.day, middle), goal);
+            let (it_holds, runs) = self.holds(&knob.turned(self.day, middle), goal);
+            nearest.runs += runs;
             *(if it_holds { &mut holds } else { &mut nearest.breaks }) = middle;
         }
         nearest.to = Some(holds);
         nearest
     }
 
-    /// Whether these limits hold in all runs of a day.
-    fn holds(&self, day: &Day, goal: &[Limit]) -> bool {
+    /// Whether these limits hold in all runs of a day, and how many runs it took to know.
+    fn holds(&self, day: &Day, goal: &[Limit]) -> (bool, u64) {
         let broken = AtomicBool::new(false);
-        self.seeds.par_iter().for_each(|seed| {
+        let run = |seed: &u64| {
             let outcome = play(day, *seed, Some((goal, &broken)), self.progress);
             let lost = |finding: &Finding| goal.contains(&finding.limit) && !finding.holds;
             if outcome.findings.iter().any(lost) {
@@ -265,8 +273,14 @@ impl Searcher<'_> {
             // A shorter day than planned.
             let spared = self.day.scenario.duration.saturating_sub(day.scenario.duration);
             (self.progress)(Progress::Played(spared));
-        });
-        !broken.load(Ordering::Relaxed)
+        };
+        let Some((first, others)) = self.seeds.split_first() else { return (true, 0) };
+        run(first);
+        if broken.load(Ordering::Relaxed) {
+            return (false, 1);
+        }
+        others.par_iter().for_each(run);
+        (!broken.load(Ordering::Relaxed), self.seeds.len() as u64)
     }
 }
 
