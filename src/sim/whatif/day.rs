@@ -3,7 +3,7 @@
 use super::limit::Limit;
 use super::recorded::{Kind, Recorded};
 use crate::board::BoardSpec;
-use crate::board::sim::{Battery, Change, PlantSpec, PlantSpecError};
+use crate::board::sim::{Battery, Change, Plant, PlantSpec, PlantSpecError};
 use crate::config::document::{Problem, Problems, read_text};
 use crate::config::{Config, Context, Simulation};
 use crate::core::catalog::ModelId;
@@ -318,8 +318,7 @@ fn plants(asked: &Asked, notes: &mut Vec<String>) -> Result<(PlantSpec, PlantSpe
     let mut played = measured.clone();
     if let Some(celsius) = asked.ambient_c {
         played.ambient_c = within("--ambient", celsius, &AMBIENT_C, "°C")?;
-        // It has been standing there.
-        played.start_c = None;
+        rest(&mut played);
     }
     if asked.board.synthetic {
         notes.push(format!(
@@ -335,6 +334,14 @@ fn plants(asked: &Asked, notes: &mut Vec<String>) -> Result<(PlantSpec, PlantSpe
         ));
     }
     Ok((measured, played))
+}
+
+/// Lets the board begin as warm as it gets where it stands with nothing to do, its fan included.
+pub(super) fn rest(plant: &mut PlantSpec) {
+    plant.start_c = None;
+    let mut idle = Plant::new(Arc::new(plant.clone()), 0);
+    idle.advance(Timestamp::ZERO.after(Nanos::from_secs(2 * 3600)));
+    plant.start_c = Some(idle.heat().die_c);
 }
 
 /// The models of the configuration's folders, and what cannot be served of them.

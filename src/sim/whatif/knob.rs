@@ -1,6 +1,6 @@
 //! One value of the configuration, or of the day, that can be made looser.
 
-use super::day::Day;
+use super::day::{Day, rest};
 use super::limit::Limit;
 use crate::units::{Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use std::sync::Arc;
@@ -238,7 +238,8 @@ impl Knob {
             Self::MaxTemperature => budgets.max_temperature = Some(MilliCelsius::from_celsius(value)),
             Self::Ambient => {
                 let plant = Arc::make_mut(&mut day.scenario.machine.plant);
-                (plant.ambient_c, plant.start_c) = (value, None);
+                plant.ambient_c = value;
+                rest(plant);
             }
         }
         day.settle();
