@@ -276,24 +276,72 @@ pub struct Replayed {
     pub torn: bool,
 }
 
-/// A journal that is replayed through a fresh core, an event at a time, with the effects compared with those recorded.
+/// The one key of a header that all versions have.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+/// A journal that is read line by line.
 #[derive(Debug)]
-pub struct Replay {
+struct Lines {
     path: PathBuf,
     reader: BufReader<File>,
     text: String,
-    line: u64,
+    number: u64,
+    torn: bool,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<(Header, Self), JournalError> {
+        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        let reader = BufReader::new(File::open(path).map_err(io)?);
+        let mut lines = Self { path: path.to_owned(), reader, text: String::new(), number: 1, torn: false };
+        read_line(&mut lines.reader, &mut lines.text).map_err(io)?;
+        let version = serde_json::from_str::<Version>(&lines.text)
+            .map_err(|error| lines.malformed(format!("not the first line of a journal: {error}")))?;
+        if version.format != FORMAT {
+            return Err(lines.malformed(format!("format {}, this program reads {FORMAT}", version.format)));
+        }
+        let header: Header =
+            serde_json::from_str(&lines.text).map_err(|error| lines.malformed(error.to_string()))?;
+        if header.budgets.classes.is_empty() {
+            return Err(lines.malformed("budgets without a class".to_owned()));
+        }
+        Ok((header, lines))
+    }
+
+    fn malformed(&self, message: String) -> JournalError {
+        JournalError::Malformed { path: self.path.clone(), line: self.number, message }
+    }
+
+    /// The next line; `None` at the end, which may be torn.
+    fn next(&mut self) -> Result<Option<Line>, JournalError> {
+        let read = read_line(&mut self.reader, &mut self.text);
+        if read.map_err(|source| JournalError::Io { path: self.path.clone(), source })? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        match serde_json::from_str(&self.text) {
+            Ok(line) => Ok(Some(line)),
+            Err(_) if !self.text.ends_with('\n') => {
+                self.torn = true;
+                Ok(None)
+            }
+            Err(error) => Err(self.malformed(error.to_string())),
+        }
+    }
+}
+
+/// A journal that is replayed through a fresh core, an event at a time, with the effects compared with those recorded.
+#[derive(Debug)]
+pub struct Replay {
+    lines: Lines,
     core: Core,
     digest: Digest,
     replayed: Replayed,
     started_unix_s: u64,
     start: Timestamp,
-}
-
-/// The one key of a header that all versions have.
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
 }
 
 impl Replay {
@@ -302,26 +350,10 @@ impl Replay {
     /// # Errors
     /// If the file cannot be read or is no journal of this version.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let io = |source| JournalError::Io { path: path.to_owned(), source };
-        let malformed = |message: String| JournalError::Malformed { path: path.to_owned(), line: 1, message };
-        let mut reader = BufReader::new(File::open(path).map_err(io)?);
-        let mut text = String::new();
-        read_line(&mut reader, &mut text).map_err(io)?;
-        let version = serde_json::from_str::<Version>(&text)
-            .map_err(|error| malformed(format!("not the first line of a journal: {error}")))?;
-        if version.format != FORMAT {
-            return Err(malformed(format!("format {}, this program reads {FORMAT}", version.format)));
-        }
-        let header: Header = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        if header.budgets.classes.is_empty() {
-            return Err(malformed("budgets without a class".to_owned()));
-        }
+        let (header, lines) = Lines::open(path)?;
         Ok(Self {
             core: Core::tuned(header.catalog, header.budgets, header.tuning, header.start),
-            path: path.to_owned(),
-            reader,
-            text,
-            line: 1,
+            lines,
             digest: Digest::default(),
             replayed: Replayed::default(),
             started_unix_s: header.started_unix_s,
@@ -335,21 +367,12 @@ impl Replay {
     /// If a line cannot be read, or the effects so far differ from those recorded.
     pub fn event(&mut self) -> Result<Option<(Timestamp, Event)>, JournalError> {
         loop {
-            let read = read_line(&mut self.reader, &mut self.text);
-            if read.map_err(|source| JournalError::Io { path: self.path.clone(), source })? == 0 {
-                return Ok(None);
-            }
-            self.line += 1;
-            match serde_json::from_str(&self.text) {
-                Ok(Line::Event { at, event }) => return Ok(Some((at, event))),
-                Ok(Line::Check { events, digest }) => self.check(events, digest)?,
-                Err(_) if !self.text.ends_with('\n') => {
-                    self.replayed.torn = true;
+            match self.lines.next()? {
+                Some(Line::Event { at, event }) => return Ok(Some((at, event))),
+                Some(Line::Check { events, digest }) => self.check(events, digest)?,
+                None => {
+                    self.replayed.torn = self.lines.torn;
                     return Ok(None);
-                }
-                Err(error) => {
-                    let (path, message) = (self.path.clone(), error.to_string());
-                    return Err(JournalError::Malformed { path, line: self.line, message });
                 }
             }
         }
@@ -357,8 +380,8 @@ impl Replay {
 
     fn check(&mut self, events: u64, digest: u64) -> Result<(), JournalError> {
         if events != self.replayed.events || digest != self.digest.value() {
-            let (path, events) = (self.path.clone(), self.replayed.events);
-            return Err(JournalError::Diverged { path, line: self.line, events });
+            let (path, events) = (self.lines.path.clone(), self.replayed.events);
+            return Err(JournalError::Diverged { path, line: self.lines.number, events });
         }
         self.replayed.checks += 1;
         Ok(())
@@ -414,6 +437,20 @@ pub fn replay(path: &Path, mut see: impl FnMut(Timestamp, &Effect)) -> Result<Re
         replay.handle(at, event, |effect| see(at, effect));
     }
     Ok(replay.replayed())
+}
+
+/// Reads the events of a journal, in order, without a core.
+///
+/// # Errors
+/// If the file cannot be read, or is no journal.
+pub fn read(path: &Path, mut see: impl FnMut(&Header, Timestamp, Event)) -> Result<Header, JournalError> {
+    let (header, mut lines) = Lines::open(path)?;
+    while let Some(line) = lines.next()? {
+        if let Line::Event { at, event } = line {
+            see(&header, at, event);
+        }
+    }
+    Ok(header)
 }
 
 fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<usize> {

@@ -10,6 +10,8 @@ mod explain;
 mod machine;
 #[path = "wattctl/simulate.rs"]
 mod simulate;
+#[path = "wattctl/whatif.rs"]
+mod whatif;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod restore;
+pub mod shipped;
 pub mod sim;
 pub mod spec;
 pub mod sysfs;

@@ -226,7 +226,9 @@ impl Clocks {
                 continue;
             }
             let since = *clock.idle_since.get_or_insert(now);
-            if let Some((_, rest)) = clock.rests(spec, since).into_iter().flatten().rfind(|(at, _)| *at <= now) {
+            if let Some((_, rest)) =
+                clock.rests(spec, since).into_iter().flatten().rfind(|(at, _)| *at <= now)
+            {
                 self.ask(domain, rest, now);
             }
         }

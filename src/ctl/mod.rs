@@ -9,3 +9,4 @@ pub mod rpc;
 pub mod show;
 pub mod simulate;
 pub mod status;
+pub mod whatif;

@@ -20,6 +20,7 @@ pub mod policy;
 mod report;
 mod requests;
 mod setup;
+pub mod whatif;
 mod workload;
 mod world;
 
@@ -28,7 +29,7 @@ pub use lane::LaneFaults;
 pub use report::Summary;
 pub use requests::{Asked, Counts, Row, Run};
 pub use setup::{Machine, SimModel, SimVariant};
-pub use workload::{Arrival, Arrivals, Spike, Stream, Workload};
+pub use workload::{Arrival, Arrivals, Repeat, Spike, Stream, Workload};
 pub use world::{Scheduler, World, WorldOptions};
 
 #[cfg(test)]

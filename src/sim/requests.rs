@@ -265,6 +265,11 @@ impl Requests {
         &self.rows
     }
 
+    /// Hands them out, for a watcher that keeps none.
+    pub(super) fn take_rows(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.rows)
+    }
+
     pub(super) const fn counts(&self) -> Counts {
         self.counts
     }

@@ -140,28 +140,60 @@ struct Source {
     taken: usize,
 }
 
+/// Streams that begin anew, until a day is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeat {
+    /// From one beginning to the next; above zero.
+    pub every: Nanos,
+    /// First moment without requests.
+    pub until: Timestamp,
+}
+
 /// Streams merged in time. Each draws from a generator of its own, so that a change of one moves no other.
 #[derive(Debug, Clone)]
 pub struct Workload {
     streams: Vec<Stream>,
     sources: Vec<Source>,
+    seed: u64,
+    repeat: Option<Repeat>,
+    /// Times that the streams have begun anew.
+    round: u64,
 }
 
 impl Workload {
     /// These streams, from a seed.
     #[must_use]
     pub fn new(streams: Vec<Stream>, seed: u64) -> Self {
-        let source = |(index, stream): (usize, &Stream)| {
-            let salt = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ salt);
-            let mut source = Source { rng, next: stream.from, left: 0, pending: None, taken: 0 };
-            if matches!(stream.arrivals, Arrivals::Poisson { .. } | Arrivals::Bursts { .. }) {
-                source.next = source.following(stream);
+        Self { sources: sources(&streams, seed), streams, seed, repeat: None, round: 0 }
+    }
+
+    /// These streams again and again, each time with other luck. They must end before they begin anew: what would
+    /// come later is left out.
+    #[must_use]
+    pub fn repeated(mut streams: Vec<Stream>, seed: u64, repeat: Repeat) -> Self {
+        for stream in &mut streams {
+            stream.until = stream.until.min(repeat.until);
+        }
+        let mut workload = Self { repeat: Some(repeat), ..Self::new(streams, seed) };
+        workload.begin_anew();
+        workload
+    }
+
+    /// Begins the streams anew when all that they had has come, as often as it takes until one has something.
+    fn begin_anew(&mut self) {
+        let Some(Repeat { every, until }) = self.repeat else { return };
+        while self.next_at().is_none() && self.streams.iter().any(|stream| stream.from.after(every) < until) {
+            self.round += 1;
+            for stream in &mut self.streams {
+                stream.from = stream.from.after(every);
+                stream.until = stream.until.after(every).min(until);
+                for spike in &mut stream.spikes {
+                    (spike.from, spike.until) = (spike.from.after(every), spike.until.after(every));
+                }
             }
-            source.advance(stream);
-            source
-        };
-        Self { sources: streams.iter().enumerate().map(source).collect(), streams }
+            let luck = self.seed ^ self.round.wrapping_mul(0xd1b5_4a32_d192_ed03);
+            self.sources = sources(&self.streams, luck);
+        }
     }
 
     /// The streams.
@@ -186,8 +218,24 @@ impl Workload {
         let patience = Nanos::from_secs_f64(spec.patience.as_secs_f64() * share);
         let quits_at = (odds < spec.quitters).then(|| at.after(patience));
         source.advance(spec);
+        self.begin_anew();
         Some(Arrival { at, stream, quits_at })
     }
+}
+
+/// Where each stream stands before its first request.
+fn sources(streams: &[Stream], seed: u64) -> Vec<Source> {
+    let source = |(index, stream): (usize, &Stream)| {
+        let salt = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ salt);
+        let mut source = Source { rng, next: stream.from, left: 0, pending: None, taken: 0 };
+        if matches!(stream.arrivals, Arrivals::Poisson { .. } | Arrivals::Bursts { .. }) {
+            source.next = source.following(stream);
+        }
+        source.advance(stream);
+        source
+    };
+    streams.iter().enumerate().map(source).collect()
 }
 
 impl Source {
@@ -290,6 +338,37 @@ mod tests {
         let at = |ms| Timestamp::ZERO.after(Nanos::from_millis(ms));
         // The last is after the end of the stream.
         assert_eq!(times(Arrivals::Trace(recorded), 1), [at(5), at(5), at(70)]);
+    }
+
+    /// Two recorded requests and a camera for 1 s, begun anew every 2 s until 5 s: what comes in the fifth second
+    /// is cut off.
+    #[test]
+    fn streams_begin_anew_until_the_day_is_full() {
+        let ms = Nanos::from_millis;
+        let trace = Stream::plain(Arrivals::Trace([ms(100), ms(1900)].into()), Nanos::from_secs(2));
+        let camera = Arrivals::Periodic { period: ms(500), jitter: Nanos::ZERO };
+        let streams = vec![trace, Stream::plain(camera, Nanos::from_secs(1))];
+        let at = |ms| Timestamp::ZERO.after(Nanos::from_millis(ms));
+        let repeat = Repeat { every: Nanos::from_secs(2), until: at(5000) };
+        let mut workload = Workload::repeated(streams, 7, repeat);
+        let all: Vec<Timestamp> = std::iter::from_fn(|| workload.take()).map(|arrival| arrival.at).collect();
+        assert_eq!(
+            all,
+            [0, 100, 500, 1900, 2000, 2100, 2500, 3900, 4000, 4100, 4500].map(at),
+            "the last at 5900 is after the end"
+        );
+    }
+
+    #[test]
+    fn each_round_has_luck_of_its_own() {
+        let stream = Stream::plain(Arrivals::Poisson { per_s: 20.0 }, Nanos::from_secs(10));
+        let until = Timestamp::ZERO.after(Nanos::from_secs(20));
+        let mut workload = Workload::repeated(vec![stream], 3, Repeat { every: Nanos::from_secs(10), until });
+        let all: Vec<Nanos> =
+            std::iter::from_fn(|| workload.take()).map(|a| a.at.since(Timestamp::ZERO)).collect();
+        let (first, second): (Vec<_>, Vec<_>) = all.into_iter().partition(|at| *at < Nanos::from_secs(10));
+        let second: Vec<Nanos> = second.iter().map(|at| at.saturating_sub(Nanos::from_secs(10))).collect();
+        assert!(first.len() > 100 && second.len() > 100 && first != second);
     }
 
     /// Four times as fast from 2 s to 3 s, half as fast from 4 s on.

@@ -198,6 +198,11 @@ impl<S: Scheduler> World<S> {
         self.requests.rows()
     }
 
+    /// Takes the rows so far, as [`World::rows`], so that a long run need not keep them.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        self.requests.take_rows()
+    }
+
     /// What became of the requests in [`World::rows`], whether they are kept or not.
     #[must_use]
     pub const fn counts(&self) -> Counts {

@@ -50,6 +50,19 @@ pub(crate) enum Command {
     SimBoard(SimBoardArgs),
     /// Compare policies on simulated boards in virtual time: hours in seconds.
     Simulate(SimulateArgs),
+    /// Play a day under a configuration in virtual time: do its budgets hold, and which one would?
+    ///
+    /// A recorded or described day on the simulated board, with several seeds: whether each budget holds, when it first
+    /// breaks, and which single value of the configuration, all else as it is, would make the day hold. Everything is
+    /// modelled, nothing measured. The same files and seeds give the same bytes.
+    ///
+    /// A budget holds if it holds with every seed. A latency objective and an accuracy floor hold if no larger share of
+    /// the class's requests than --allowance is late or refused; an accuracy target on the average of the day; a power
+    /// cap in every window of its length; an energy and a battery reserve until their time; a temperature if no zone
+    /// reaches it.
+    ///
+    /// Exit codes: 0 the day holds, 1 it does not (or it could not be played), 2 the arguments or a file make no sense.
+    Whatif(WhatifArgs),
     /// Write man pages or shell completions.
     #[command(hide = true)]
     Generate(GenerateArgs),
@@ -350,6 +363,63 @@ pub(crate) struct SimulateArgs {
     pub(crate) quiet: bool,
 }
 
+/// `whatif`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("demand").required(true).args(["journal", "workload"]))]
+pub(crate) struct WhatifArgs {
+    /// The configuration to ask about, a wattd.toml: its budgets, classes and models.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// A board file, or the name of a board that comes with the project [default: the configuration's board].
+    #[arg(long, value_name = "FILE|NAME")]
+    pub(crate) board: Option<String>,
+    /// Temperature around the board, in degrees Celsius, all day long [default: the board file's].
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
+    pub(crate) ambient: Option<f64>,
+    /// Length of the day in hours.
+    #[arg(long, value_name = "H", default_value_t = 10.0, allow_negative_numbers = true)]
+    pub(crate) hours: f64,
+    /// Time of day at which it begins, against which `until` is resolved.
+    #[arg(long, value_name = "HH:MM", default_value = "08:00")]
+    pub(crate) start: jiff::civil::Time,
+    /// Demand: the requests of this journal (`events.jsonl` in [journal] dir), again and again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Demand: the streams of this workload file, as for `simulate`, again and again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) workload: Option<PathBuf>,
+    /// What happens to the board meanwhile, as in `config/disturbances/`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) disturb: Option<PathBuf>,
+    /// A battery of so many watt-hours, full at the start [default: the board file's].
+    #[arg(long, value_name = "WH", allow_negative_numbers = true)]
+    pub(crate) battery: Option<f64>,
+    /// Let every model cost this much more than its manifest says [default: the board file's].
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub(crate) work_scale: Option<f64>,
+    /// Folder of model folders; several times for several [default: the configuration's models.dir].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) models: Vec<PathBuf>,
+    /// Share of a class's requests that may be late or refused.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.001, allow_negative_numbers = true)]
+    pub(crate) allowance: f64,
+    /// Seeds of requests and noise.
+    #[arg(long, value_name = "N[..M]", value_parser = seeds, default_value = "1..3")]
+    pub(crate) seed: RangeInclusive<u64>,
+    /// Only say whether it holds, not what would.
+    #[arg(long)]
+    pub(crate) no_search: bool,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: Option<u16>,
+    /// No progress bar.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
 /// Most seeds of one invocation.
 const MAX_SEEDS: u64 = 100_000;
 
@@ -417,6 +487,10 @@ mod tests {
             "wattctl simulate --board b --workload w --seed 3..1",
             "wattctl simulate --board b --workload w --seed 1..x",
             "wattctl simulate --board b --workload w --jobs 0",
+            "wattctl whatif c --board b",
+            "wattctl whatif c --journal j --workload w",
+            "wattctl whatif --workload w",
+            "wattctl whatif c --workload w --start 25:00",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
@@ -428,6 +502,8 @@ mod tests {
             "wattctl explain last --all --json",
             "wattctl explain 12 --journal f",
             "wattctl simulate --board a b --workload v w --policy x,y --seed 1..20 --json",
+            "wattctl whatif c --board b --ambient -5 --hours 10 --journal j",
+            "wattctl whatif c --workload w --start 06:30 --seed 1..5 --no-search --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

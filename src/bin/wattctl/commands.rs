@@ -5,7 +5,7 @@ use crate::args::{
     AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
     WishArgs,
 };
-use crate::{explain, machine, simulate};
+use crate::{explain, machine, simulate, whatif};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use serde::Serialize;
@@ -42,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> Done {
         Command::Replay(args) => machine::replay(&args),
         Command::SimBoard(args) => machine::sim_board(args),
         Command::Simulate(args) => simulate::simulate(&args),
+        Command::Whatif(args) => whatif::whatif(&args),
         Command::Generate(args) => generate(&args),
         other => {
             let runtime = tokio::runtime::Builder::new_multi_thread()

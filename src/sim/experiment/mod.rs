@@ -26,3 +26,6 @@ pub use results::{Document, Record, ScheduleRow, mean_and_interval, write_schedu
 pub use runner::{Experiment, Finished, RunError, RunOptions};
 pub use scenario::{ExperimentError, Scenario};
 pub use timeline::{Moment, watch};
+
+pub(in crate::sim) use scenario::{Disturbance, Parts};
+pub(in crate::sim) use workload::{ModelSource, Under, WorkloadFile, longest_deadline};

@@ -7,7 +7,7 @@ use crate::board::spec::SpecError;
 use crate::config::document::{Problem, Problems, read_text};
 use crate::core::catalog::UnitId;
 use crate::core::energy::Budgets;
-use crate::sim::{Machine, Scheduler, SimModel, Spike, Stream, Workload, World, WorldOptions};
+use crate::sim::{Machine, Repeat, Scheduler, SimModel, Spike, Stream, Workload, World, WorldOptions};
 use crate::time::Timestamp;
 use crate::units::Nanos;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -32,7 +32,7 @@ pub enum ExperimentError {
     #[error(transparent)]
     Plant(#[from] PlantSpecError),
     /// The workload file, or one that it names.
-    #[error("{0}")]
+    #[error(transparent)]
     Workload(#[from] Problems),
     /// The disturbance script.
     #[error(transparent)]
@@ -63,6 +63,8 @@ pub struct Scenario {
     pub budgets: Budgets,
     /// Who asks for what.
     pub streams: Vec<Stream>,
+    /// Whether they begin anew until the workload ends.
+    pub repeat: Option<Repeat>,
     /// What happens to the board.
     pub script: Option<Script>,
     /// When the workload begins: by then everything can be loaded.
@@ -84,23 +86,34 @@ impl Scenario {
         let spec = BoardSpec::load(board)?;
         let plant = PlantSpec::from_board(&spec)?;
         let workload = WorkloadFile::load(workload)?;
+        let disturbance = disturb.map(|file| Disturbance::load(file, &plant)).transpose()?;
+        Self::of(Parts { spec, plant, workload, disturbance, sample_period: None })
+    }
+
+    /// Puts a scenario together: profiles are measured on the plant as it stands.
+    ///
+    /// # Errors
+    /// If a model names a measured network that the board has not.
+    pub(in crate::sim) fn of(parts: Parts) -> Result<Self, ExperimentError> {
+        let Parts { spec, plant, workload, disturbance, sample_period } = parts;
         let models = workload.models.iter().map(|model| model.on(&spec, &plant));
         let models = models.collect::<Result<Vec<SimModel>, Problem>>()?;
-        let script = disturb.map(|file| read_script(file, &plant)).transpose()?;
-        let disturbance = disturb.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
-        let options = WorldOptions { checked: false, ..WorldOptions::default() };
+        let usual = WorldOptions { checked: false, ..WorldOptions::default() };
+        let options = WorldOptions { sample_period: sample_period.unwrap_or(usual.sample_period), ..usual };
         let machine = Machine::of_plant(spec.board(), Arc::new(plant), &models, PROBE_SEED);
         let warmup = workload.warmup.unwrap_or_else(|| loading_time(&machine, &options));
+        let (name, script) = disturbance.map(|Disturbance { name, script }| (name, script)).unzip();
         let script_error = script.as_ref().map_or(0.0, Script::profile_error);
         Ok(Self {
             board: spec.name,
-            disturbance,
+            disturbance: name,
             duration: warmup.saturating_add(workload.lasting).saturating_add(workload.longest_deadline()),
             profile_error: workload.profile_error.max(script_error),
             workload: workload.name,
             machine,
             budgets: workload.budgets,
             streams: workload.streams.into_iter().map(|stream| later(stream, warmup)).collect(),
+            repeat: None,
             script: script.map(|script| script.later(warmup)),
             warmup,
             options,
@@ -110,7 +123,10 @@ impl Scenario {
     /// The requests of a run.
     #[must_use]
     pub fn workload(&self, seed: u64) -> Workload {
-        Workload::new(self.streams.clone(), seed)
+        match self.repeat {
+            None => Workload::new(self.streams.clone(), seed),
+            Some(repeat) => Workload::repeated(self.streams.clone(), seed, repeat),
+        }
     }
 
     /// The machine as the scheduler of this run is told it is: each profile is off by up to
@@ -142,7 +158,7 @@ impl Scenario {
     }
 
     /// The same, with a world that behaves otherwise.
-    pub(super) fn world_with<S: Scheduler>(
+    pub(in crate::sim) fn world_with<S: Scheduler>(
         &self,
         scheduler: S,
         seed: u64,
@@ -163,9 +179,29 @@ impl Scenario {
     }
 }
 
-fn read_script(file: &Path, plant: &PlantSpec) -> Result<Script, ExperimentError> {
-    let text = read_text(file, MAX_SCRIPT_BYTES)?;
-    Ok(Script::parse(&text, &file.display().to_string(), plant)?)
+/// What a scenario is made of.
+pub(in crate::sim) struct Parts {
+    pub(in crate::sim) spec: BoardSpec,
+    pub(in crate::sim) plant: PlantSpec,
+    pub(in crate::sim) workload: WorkloadFile,
+    pub(in crate::sim) disturbance: Option<Disturbance>,
+    /// Between two sweeps of the sensors [default: that of the world].
+    pub(in crate::sim) sample_period: Option<Nanos>,
+}
+
+/// A disturbance script and what it is called.
+pub(in crate::sim) struct Disturbance {
+    name: String,
+    pub(in crate::sim) script: Script,
+}
+
+impl Disturbance {
+    pub(in crate::sim) fn load(file: &Path, plant: &PlantSpec) -> Result<Self, ExperimentError> {
+        let text = read_text(file, MAX_SCRIPT_BYTES)?;
+        let script = Script::parse(&text, &file.display().to_string(), plant)?;
+        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { name, script })
+    }
 }
 
 /// Whole seconds in which every lane has loaded all that may run on it, with half as much to spare.

@@ -30,24 +30,42 @@ const MAX_COST: u64 = 1 << 50;
 
 /// A validated workload file. Its times count from the start of the workload.
 #[derive(Debug, Clone)]
-pub(super) struct WorkloadFile {
-    pub(super) name: String,
-    pub(super) models: Vec<ModelSource>,
-    pub(super) budgets: Budgets,
-    pub(super) streams: Vec<Stream>,
-    pub(super) lasting: Nanos,
+pub(in crate::sim) struct WorkloadFile {
+    pub(in crate::sim) name: String,
+    pub(in crate::sim) models: Vec<ModelSource>,
+    pub(in crate::sim) budgets: Budgets,
+    pub(in crate::sim) streams: Vec<Stream>,
+    pub(in crate::sim) lasting: Nanos,
     /// `None`: as long as loading takes.
-    pub(super) warmup: Option<Nanos>,
+    pub(in crate::sim) warmup: Option<Nanos>,
     /// Largest relative error of the profiles that the scheduler is told.
-    pub(super) profile_error: f64,
+    pub(in crate::sim) profile_error: f64,
+}
+
+/// A configuration whose budgets, classes and models take the place of the file's own.
+#[derive(Clone, Copy)]
+pub(in crate::sim) struct Under<'a> {
+    /// Its file, for messages.
+    pub(in crate::sim) file: &'a Path,
+    pub(in crate::sim) budgets: &'a Budgets,
+    /// These come first; the file's own follow where no model here has their name.
+    pub(in crate::sim) models: &'a [SimModel],
+    /// The class of a request that names none.
+    pub(in crate::sim) class_of: &'a dyn Fn(AppId, &str) -> ClassId,
 }
 
 /// A model whose measured networks a board must have.
 #[derive(Debug, Clone)]
-pub(super) struct ModelSource {
-    model: SimModel,
+pub(in crate::sim) struct ModelSource {
+    pub(in crate::sim) model: SimModel,
     /// By variant: the name of the network, and where the file asks for it.
     grids: BTreeMap<usize, (String, Problem)>,
+}
+
+impl From<SimModel> for ModelSource {
+    fn from(model: SimModel) -> Self {
+        Self { model, grids: BTreeMap::new() }
+    }
 }
 
 impl ModelSource {
@@ -77,7 +95,17 @@ impl WorkloadFile {
         Self::parse(file, &text)
     }
 
+    /// The same under a configuration: the file's own budgets and classes are not used.
+    pub(in crate::sim) fn load_under(file: &Path, under: Under<'_>) -> Result<Self, Problems> {
+        let text = read_text(file, MAX_BYTES).map_err(|problem| Problems(vec![problem]))?;
+        Self::parse_under(file, &text, Some(under))
+    }
+
     fn parse(file: &Path, text: &str) -> Result<Self, Problems> {
+        Self::parse_under(file, text, None)
+    }
+
+    fn parse_under(file: &Path, text: &str, under: Option<Under<'_>>) -> Result<Self, Problems> {
         let mut document = Document::parse(file, text);
         let Some(raw) = document.read::<RawFile>() else { return document.finish(None) };
         // A workload knows no machine and no date: its day begins at midnight, and apps are numbers.
@@ -86,7 +114,8 @@ impl WorkloadFile {
             user_id: &|_| None,
             group_id: &|_| None,
         };
-        let mut reader = Reader { file, check: Check::new(file, document, &context), foreign: Vec::new() };
+        let check = Check::new(file, document, &context);
+        let mut reader = Reader { file, check, foreign: Vec::new(), under };
         let workload = reader.workload(&raw);
         let Reader { check, foreign, .. } = reader;
         match check.document.finish(Some(workload)) {
@@ -98,12 +127,17 @@ impl WorkloadFile {
 
     /// Longest time that an answer may take.
     pub(super) fn longest_deadline(&self) -> Nanos {
-        let deadline = |stream: &Stream| {
-            let class = self.budgets.classes.get(usize::from(stream.class.0));
-            stream.deadline.or(class.map(|class| class.latency))
-        };
-        self.streams.iter().filter_map(deadline).max().unwrap_or(Nanos::ZERO)
+        longest_deadline(&self.streams, &self.budgets)
     }
+}
+
+/// Longest time that an answer to one of these may take.
+pub(in crate::sim) fn longest_deadline(streams: &[Stream], budgets: &Budgets) -> Nanos {
+    let deadline = |stream: &Stream| {
+        let class = budgets.classes.get(usize::from(stream.class.0));
+        stream.deadline.or(class.map(|class| class.latency))
+    };
+    streams.iter().filter_map(deadline).max().unwrap_or(Nanos::ZERO)
 }
 
 struct Reader<'a, 't> {
@@ -111,6 +145,7 @@ struct Reader<'a, 't> {
     check: Check<'a, 't>,
     /// Problems of other files: manifests and traces.
     foreign: Vec<Problem>,
+    under: Option<Under<'a>>,
 }
 
 impl Reader<'_, '_> {
@@ -124,8 +159,9 @@ impl Reader<'_, '_> {
             memory: raw.memory.clone(),
             ..RawConfig::default()
         };
-        let (budgets, _) = self.check.budgets(&config);
-        self.list("model", raw.model.len());
+        let (own, _) = self.check.budgets(&config);
+        let budgets = self.under.map_or(own, |under| under.budgets.clone());
+        self.list("model", raw.model.len() + self.under.map_or(0, |under| under.models.len()));
         let models: Vec<ModelSource> =
             raw.model.iter().take(MAX_ENTRIES).enumerate().map(|(i, raw)| self.model(i, raw)).collect();
         for (i, model) in models.iter().enumerate() {
@@ -134,11 +170,12 @@ impl Reader<'_, '_> {
                 self.complain(&format!("model[{i}]"), &message);
             }
         }
+        let (models, usual) = self.with_those_of_the_configuration(models);
         self.list("stream", raw.stream.len());
         let streams = raw.stream.iter().take(MAX_ENTRIES).enumerate();
         let traces: Vec<Option<Trace>> = streams.map(|(i, stream)| self.trace(i, stream)).collect();
         let seconds = self.seconds(raw, &traces);
-        let names = Names { models: &models, budgets: &budgets, seconds };
+        let names = Names { models: &models, usual, budgets: &budgets, seconds };
         let streams = raw.stream.iter().zip(traces).enumerate();
         let streams: Vec<Stream> =
             streams.flat_map(|(i, (stream, trace))| self.stream(i, stream, trace, &names)).collect();
@@ -154,6 +191,20 @@ impl Reader<'_, '_> {
             warmup: warmup.map(Nanos::from_secs_f64),
             profile_error,
         }
+    }
+
+    /// All models, and the one that a stream means which names none.
+    fn with_those_of_the_configuration(&self, own: Vec<ModelSource>) -> (Vec<ModelSource>, Option<usize>) {
+        let sole = if let [sole] = own.as_slice() { Some(sole.model.name.clone()) } else { None };
+        let first = self.under.map_or(&[][..], |under| under.models);
+        let known = |name: &str| first.iter().any(|model| model.name == name);
+        let mut models: Vec<ModelSource> = first.iter().cloned().map(ModelSource::from).collect();
+        models.extend(own.into_iter().filter(|source| !known(&source.model.name)));
+        let usual = match sole {
+            Some(name) => models.iter().position(|source| source.model.name == name),
+            None => (models.len() == 1).then_some(0),
+        };
+        (models, usual)
     }
 
     fn complain(&mut self, key: &str, message: &str) {
@@ -175,8 +226,7 @@ impl Reader<'_, '_> {
                 self.complain(&key("manifest"), "excludes name, max_batch and variant: it says them itself");
             }
             let path = self.check.path(&key("manifest"), path);
-            let model = self.manifest(&path).unwrap_or(empty);
-            return ModelSource { model, grids: BTreeMap::new() };
+            return self.manifest(&path).unwrap_or(empty).into();
         }
         let name = raw.name.clone().unwrap_or_default();
         if raw.name.is_none() {
@@ -307,7 +357,7 @@ impl Reader<'_, '_> {
 
     fn stream(&mut self, i: usize, raw: &RawStream, trace: Option<Trace>, names: &Names<'_>) -> Vec<Stream> {
         let key = |name: &str| format!("stream[{i}].{name}");
-        let model = self.stream_model(&key("model"), raw.model.as_deref(), names.models);
+        let model = self.stream_model(&key("model"), raw.model.as_deref(), names);
         let from = self.check.number(&key("from_s"), raw.from_s, 0.0..=MAX_SECONDS, "s");
         let until = self.check.optional(&key("until_s"), raw.until_s, 0.0..=MAX_SECONDS, "s");
         let until = until.unwrap_or(names.seconds);
@@ -346,17 +396,21 @@ impl Reader<'_, '_> {
         }
         let class = match &raw.class {
             Some(name) => self.class(&key("class"), name, names.budgets),
-            None => Some(ClassId(0)),
+            None => Some(self.under.map_or(ClassId(0), |under| {
+                let model = names.models.get(model.index()).map_or("", |source| &source.model.name);
+                (under.class_of)(AppId(raw.app), model)
+            })),
         };
         let spikes = self.spikes(i, raw);
         let Some(arrivals) = self.arrivals(i, raw, until - from) else { return Vec::new() };
         class.map(|class| stream(class, arrivals, spikes)).into_iter().collect()
     }
 
-    fn stream_model(&mut self, key: &str, name: Option<&str>, models: &[ModelSource]) -> ModelId {
+    fn stream_model(&mut self, key: &str, name: Option<&str>, names: &Names<'_>) -> ModelId {
+        let models = names.models;
         let known = || models.iter().map(|model| model.model.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = match name {
-            None if models.len() == 1 => Some(0),
+            None if names.usual.is_some() => names.usual,
             None => {
                 self.complain(key, &format!("must name one of the models: {}", known()));
                 None
@@ -375,7 +429,15 @@ impl Reader<'_, '_> {
     fn class(&mut self, key: &str, name: &str, budgets: &Budgets) -> Option<ClassId> {
         let found = class_named(name, budgets);
         if found.is_none() {
-            self.complain(key, &format!("no such class; there are: {}", class_names(budgets)));
+            let classes = class_names(budgets);
+            let message = match self.under {
+                None => format!("no such class; there are: {classes}"),
+                Some(under) => format!(
+                    "no such class in {0}; there are: {classes}; add a [[class]] to {0}, or name one of these here",
+                    under.file.display()
+                ),
+            };
+            self.complain(key, &message);
         }
         found
     }
@@ -407,8 +469,10 @@ impl Reader<'_, '_> {
                 (_, Some(_)) => {}
                 (None, None) => {
                     let classes = class_names(budgets);
-                    let message =
-                        format!("has rows of class `{name}`; the workload's classes are: {classes}");
+                    let whose = self
+                        .under
+                        .map_or("the workload's".to_owned(), |under| format!("{}'s", under.file.display()));
+                    let message = format!("has rows of class `{name}`; {whose} classes are: {classes}");
                     self.complain(&key("trace"), &message);
                 }
             }
@@ -469,6 +533,8 @@ impl Reader<'_, '_> {
 /// What a stream may refer to.
 struct Names<'a> {
     models: &'a [ModelSource],
+    /// The model of a stream that names none.
+    usual: Option<usize>,
     budgets: &'a Budgets,
     seconds: f64,
 }

@@ -137,6 +137,12 @@ impl Plant {
         }
     }
 
+    /// Energy left in the battery, J; `None` if there is none.
+    #[must_use]
+    pub fn battery_joules(&self) -> Option<f64> {
+        self.spec.battery.map(|_| self.battery_j)
+    }
+
     /// Power drawn from the battery now, W; negative while it charges.
     #[must_use]
     pub fn battery_draw_w(&self) -> f64 {
