@@ -282,7 +282,7 @@ pub fn explain_all(view: &View<'_>, batch: &[&Waiting]) -> Vec<Considered> {
     if !batch.is_empty() && view.regime != Regime::Critical {
         Search::new(view, batch, Some(&mut all)).run();
     }
-    search::rule(&mut all);
+    rule(&mut all);
     all
 }
 
@@ -291,5 +291,35 @@ fn too_hot(view: &View<'_>, head: &Waiting) -> Choice {
         Choice::Reject(Rejection::TooHot, Some(COOLING))
     } else {
         Choice::Hold { until: view.now.after(COOLING), awaits: Awaits::Device }
+    }
+}
+
+/// Sorts what was looked at, best first, and says what is the choice and what rules the others out.
+fn rule(all: &mut [Considered]) {
+    let key = |one: &Considered| match one.grade {
+        _ if one.ruling == Ruling::Chosen => (Grade::OnTarget, f64::NEG_INFINITY, 0.0),
+        Grade::OnTarget => {
+            (one.grade, one.candidate.energy.as_f64() / f64::from(one.candidate.items.max(1)), 0.0)
+        }
+        Grade::OnTime => (one.grade, -one.accuracy, one.candidate.energy.as_f64()),
+        Grade::Tight => (one.grade, one.candidate.miss.as_f64(), one.candidate.energy.as_f64()),
+        Grade::Crowding | Grade::Late | Grade::Unfit => {
+            (one.grade, one.progress, one.candidate.energy.as_f64())
+        }
+    };
+    all.sort_by(|a, b| {
+        let ((a0, a1, a2), (b0, b1, b2)) = (key(a), key(b));
+        a0.cmp(&b0).then(a1.total_cmp(&b1)).then(a2.total_cmp(&b2))
+    });
+    for one in all.iter_mut().filter(|one| one.ruling == Ruling::Dearer) {
+        one.ruling = match one.grade {
+            Grade::OnTarget => Ruling::Dearer,
+            Grade::OnTime => Ruling::Inaccurate,
+            Grade::Crowding => Ruling::Crowding,
+            Grade::Tight | Grade::Late | Grade::Unfit => Ruling::Slow,
+        };
+    }
+    if let Some(first) = all.first_mut().filter(|first| first.grade < Grade::Unfit) {
+        first.ruling = Ruling::Chosen;
     }
 }
