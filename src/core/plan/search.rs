@@ -174,7 +174,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let draft = Draft { opp: top, boost: None, fallback: None, share_s: f64::INFINITY };
         let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
-        if paid.is_some_and(|paid| paid <= view.now) {
+        if priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
             self.note(&prefix, &priced, best.start, best.rank.grade, Ruling::Chosen);
             self.best = Some(Ranked { looks: true, candidate: priced.candidate, ..best });
         }

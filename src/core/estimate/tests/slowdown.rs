@@ -55,6 +55,13 @@ fn steps_are_absorbed_in_three_runs() {
 }
 
 #[test]
+fn a_run_tells_of_what_it_feels() {
+    let filter = Filter::default();
+    assert!(filter.told(MEMORY, MEMORY, NOISE) > 0.8, "{}", filter.told(MEMORY, MEMORY, NOISE));
+    assert!(filter.told(MEMORY, COMPUTE, NOISE) < 0.2, "{}", filter.told(MEMORY, COMPUTE, NOISE));
+}
+
+#[test]
 fn one_hiccup_moves_little_and_a_second_is_believed() {
     let mut filter = Filter::default();
     (0..100).for_each(|_| {
