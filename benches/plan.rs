@@ -8,6 +8,7 @@ use wattd::core::catalog::*;
 use wattd::core::energy::*;
 use wattd::core::estimate::Estimates;
 use wattd::core::event::*;
+use wattd::core::points::OperatingPoint;
 use wattd::time::{Clock, MonotonicClock, Timestamp};
 use wattd::units::*;
 
@@ -90,8 +91,14 @@ fn observe(estimates: &mut Estimates, round: u64) {
     // Between 9.5 and 10.5 ms, and one of 97 half as long again.
     let actual =
         Nanos(9_500_000 + round * 7_919 % 1_000_000 + if round.is_multiple_of(97) { 5_000_000 } else { 0 });
-    estimates.observe_latency(variant, unit, clock, Nanos::from_millis(10), actual);
-    estimates.observe_energy(variant, unit, clock, actual, actual.as_secs_f64() * 2.0);
+    estimates.observe_latency(variant, unit, OperatingPoint::of_clock(clock), Nanos::from_millis(10), actual);
+    estimates.observe_energy(
+        variant,
+        unit,
+        OperatingPoint::of_clock(clock),
+        actual,
+        actual.as_secs_f64() * 2.0,
+    );
 }
 
 /// Ends the batch that runs, if one does: the core settles, learns, and decides on the next.
@@ -181,8 +188,12 @@ fn catalog() -> Catalog {
         busy_power: PowerModel { constant_w: 0.5, linear_w_per_ghz: 1.0, cubic_w_per_ghz3: 1.0 },
         rail: None,
     });
-    let domain =
-        |name: &str| Domain { name: name.to_owned(), opps: opps.clone(), settle: Nanos::from_millis(1) };
+    let domain = |name: &str| Domain {
+        name: name.to_owned(),
+        opps: opps.clone(),
+        settle: Nanos::from_millis(1),
+        held_power: PowerModel::default(),
+    };
     let profile = |scale: f64| Profile {
         latency: Roofline {
             compute_s_ghz: 0.01 * scale,
@@ -190,6 +201,7 @@ fn catalog() -> Catalog {
             p: 2.0,
             overhead_s: 1e-4,
             marginal: 0.7,
+            memory_elasticity: 1.0,
         },
         spread: 0.02,
         latency_source: Provenance::Measured,

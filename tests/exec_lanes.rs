@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use support::{batch, floats, fp32, mlp, slow, x8};
 use wattd::core::catalog::{PowerModel, Provenance, UnitId, VariantId};
 use wattd::core::event::{BatchFailure, BatchId, Completion};
+use wattd::core::points::OperatingPoint;
 use wattd::exec::lane::{BoxError, Lane, LaneEvents, ProbeReport};
 use wattd::exec::ort::{ExecUnit, OrtExecutor, OrtSettings};
 use wattd::exec::profile::{
@@ -181,25 +182,29 @@ fn a_profile_is_measured_and_unfit_variants_are_found() {
 fn probes_are_spread_over_clocks_and_power_is_taken_where_it_makes_sense() {
     let (lane, seen) = lane(ExecUnit::cpu("clocks", 1));
     let clocks = [400_000, 800_000, 1_200_000, 1_600_000, 2_000_000].map(Kilohertz);
-    let mut profiler = Profiler::new(subject(mlp(0, "mlp.onnx")), &samples(), None, &clocks, 9).unwrap();
+    let memories = [800_000, 1_600_000].map(Kilohertz);
+    let mut profiler =
+        Profiler::new(subject(mlp(0, "mlp.onnx")), &samples(), None, [&clocks, &memories], 9).unwrap();
     let mut set = Vec::new();
     let mut runs = 0;
     while let Some(next) = profiler.next_probe() {
-        let clock = next.clock.unwrap();
-        set.push(clock);
+        let point = next.point;
+        set.push((point.clock.0, point.memory.0));
         runs += next.request.runs.len();
         lane.probe(next.request).unwrap();
         let Seen::Probed(report) = seen.recv().unwrap() else { panic!() };
         assert_eq!(report.id, 9);
         // The model says 1 W + 1 W per GHz; the rail shows one and a half times that over 3 W at idle.
-        let busy = Microwatts::from_watts(3.0 + 1.5 * (1.0 + clock.as_ghz()));
+        let busy = Microwatts::from_watts(3.0 + 1.5 * (1.0 + point.clock.as_ghz()));
         profiler.absorb(
-            clock,
+            point,
             report,
             Some(PowerDelta { before: Microwatts::from_watts(3.0), during: busy }),
         );
     }
-    assert_eq!(set, [2_000_000, 1_200_000, 400_000].map(Kilohertz), "the fastest first");
+    let high = |clock| (clock, 1_600_000);
+    let fastest_first = [high(2_000_000), high(1_200_000), high(400_000), (2_000_000, 800_000)];
+    assert_eq!(set, fastest_first, "then one with slow memory");
     assert_eq!(runs, 12);
     let Outcome::Fit { profile, .. } = profiler.finish() else { panic!() };
     assert_eq!(profile.power_source, Provenance::Measured);
@@ -208,18 +213,19 @@ fn probes_are_spread_over_clocks_and_power_is_taken_where_it_makes_sense() {
 
 #[test]
 fn a_stopped_probe_says_nothing_about_the_variant() {
-    let mut profiler = Profiler::new(subject(mlp(0, "mlp.onnx")), &samples(), None, &[], 0).unwrap();
+    let mut profiler = Profiler::new(subject(mlp(0, "mlp.onnx")), &samples(), None, [&[], &[]], 0).unwrap();
     let request = profiler.next_probe().unwrap().request;
     let result = Err(ExecError::Cancelled);
     let report = ProbeReport { id: request.id, variant: request.variant.id, footprint: Bytes::ZERO, result };
-    profiler.absorb(Kilohertz::ZERO, report, None);
+    profiler.absorb(OperatingPoint::default(), report, None);
     assert!(profiler.next_probe().is_none());
     assert!(matches!(profiler.finish(), Outcome::Interrupted));
 }
 
 #[test]
 fn samples_that_cannot_be_used_are_refused() {
-    let new = |samples: &[Vec<Tensor>]| Profiler::new(subject(mlp(0, "mlp.onnx")), samples, None, &[], 0);
+    let new =
+        |samples: &[Vec<Tensor>]| Profiler::new(subject(mlp(0, "mlp.onnx")), samples, None, [&[], &[]], 0);
     assert!(matches!(new(&[]), Err(ProfileError::NoSamples(_))));
     let error = new(&[x8(1, 0), x8(2, 0)]).unwrap_err();
     assert!(matches!(error, ProfileError::NotOneItem { index: 1, items: 2, .. }), "{error}");

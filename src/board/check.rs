@@ -4,6 +4,7 @@
 use crate::board::spec::{
     BoardSpec, DomainInterface, DomainSpec, RailInterface, RailSpec, UnitSpec, ZoneSpec,
 };
+use crate::core::catalog::PowerModel;
 use crate::units::Kilohertz;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -126,6 +127,7 @@ fn domain(found: &mut Vec<Problem>, key: &str, domain: &DomainSpec) {
         }
     }
     let opps = &domain.opps_khz;
+    power(found, format!("{key}.held_power"), &domain.held_power, opps);
     let key = format!("{key}.opps_khz");
     if opps.len() > MAX_OPPS {
         found.push(Problem::new(key, opps.len(), format!("at most {MAX_OPPS} operating points")));
@@ -220,18 +222,21 @@ fn cpus(found: &mut Vec<Problem>, key: &str, unit: &UnitSpec) {
 
 /// Coefficients of a fit may be negative as long as the power they predict is not.
 fn busy_power(found: &mut Vec<Problem>, key: &str, unit: &UnitSpec, spec: &BoardSpec) {
-    let model = &unit.busy_power;
-    let key = format!("{key}.busy_power");
-    let coefficients = [
-        ("constant_w", model.constant_w),
-        ("linear_w_per_ghz", model.linear_w_per_ghz),
-        ("cubic_w_per_ghz3", model.cubic_w_per_ghz3),
-    ];
     let opps: &[u32] = spec
         .domains
         .iter()
         .find(|domain| Some(&domain.name) == unit.domain.as_ref())
         .map_or(&[], |domain| &domain.opps_khz);
+    power(found, format!("{key}.busy_power"), &unit.busy_power, opps);
+}
+
+/// Checks the power drawn at each of some operating points.
+fn power(found: &mut Vec<Problem>, key: String, model: &PowerModel, opps: &[u32]) {
+    let coefficients = [
+        ("constant_w", model.constant_w),
+        ("linear_w_per_ghz", model.linear_w_per_ghz),
+        ("cubic_w_per_ghz3", model.cubic_w_per_ghz3),
+    ];
     let before = found.len();
     for (field, value) in coefficients {
         let least = if opps.is_empty() { 0.0 } else { -MAX_POWER_W };

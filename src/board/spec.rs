@@ -90,7 +90,7 @@ pub enum DomainInterface {
 }
 
 /// A clock domain.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DomainSpec {
     /// Name.
@@ -105,6 +105,9 @@ pub struct DomainSpec {
     /// Time until a new clock is in force, in microseconds.
     #[serde(default = "default_settle_us")]
     pub settle_us: u64,
+    /// Memory clocks: power drawn for being at a clock, whoever runs.
+    #[serde(default)]
+    pub held_power: PowerModel,
 }
 
 fn default_settle_us() -> u64 {
@@ -320,6 +323,7 @@ impl DomainSpec {
             name: self.name.clone(),
             opps: self.opps_khz.iter().copied().map(Kilohertz).collect(),
             settle: Nanos::from_micros(self.settle_us),
+            held_power: self.held_power,
         }
     }
 }

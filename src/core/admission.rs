@@ -97,7 +97,7 @@ impl Core {
             }
             for (unit, best) in fastest.iter_mut().enumerate() {
                 let id = UnitId::at(unit);
-                let last = self.costs.clocks(id).len() - 1;
+                let last = self.costs.points(id).top();
                 let Some(profiled) = self.costs.latency(variant, id, last, request.items) else { continue };
                 runnable = true;
                 if self.catalog.variants[variant.index()].accuracy < waiting.floor {
@@ -156,7 +156,7 @@ impl Core {
         variant: crate::core::catalog::VariantId,
         unit: UnitId,
     ) -> impl Iterator<Item = f64> {
-        let points = 0..self.costs.clocks(unit).len();
+        let points = 0..self.costs.points(unit).len();
         points.filter_map(move |opp| {
             let latency = self.costs.latency(variant, unit, opp, waiting.request.items)?;
             Some(latency.as_secs_f64() * self.estimates.busy_watts_at_point(variant, unit, opp) * 1e6)

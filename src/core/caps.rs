@@ -51,8 +51,9 @@ impl Core {
     /// The least power above idle with which anything can run continuously.
     fn frugal_power(&self) -> Microwatts {
         let units = (0..self.lanes.len()).map(UnitId::at);
-        let lowest = units
-            .map(|unit| self.catalog.board.units[unit.index()].busy_power.at(self.costs.clocks(unit)[0]));
+        let lowest = units.map(|unit| {
+            self.catalog.board.units[unit.index()].busy_power.at(self.costs.points(unit).at(0).clock)
+        });
         lowest.min().unwrap_or(Microwatts::ZERO)
     }
 }

@@ -71,6 +71,7 @@ pub enum UnitKind {
 /// Busy power of a unit above its idle: `constant + linear*f + cubic*f^3` with `f` in GHz, the form that
 /// fits the measured Jetson TX2 GPU rail within 0.17 W.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PowerModel {
     /// Watts drawn at any clock while busy.
     pub constant_w: f64,
@@ -113,7 +114,7 @@ pub struct Unit {
 }
 
 /// A set of cores, a GPU or a memory controller that shares one clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Domain {
     /// Name in configuration, metrics and responses.
     pub name: String,
@@ -121,6 +122,9 @@ pub struct Domain {
     pub opps: Vec<Kilohertz>,
     /// Time from writing a bound until the clock has followed.
     pub settle: Nanos,
+    /// Memory clocks: power drawn for being at a clock, whoever runs.
+    #[serde(default)]
+    pub held_power: PowerModel,
 }
 
 /// A thermal zone and the trip points that matter to the scheduler.
@@ -210,10 +214,36 @@ pub struct Roofline {
     pub overhead_s: f64,
     /// Cost of each further item in a batch, as a share of the first.
     pub marginal: f64,
+    /// How the memory roof moves with the memory clock: by `(highest/present)^memory_elasticity`. One where the
+    /// clock is all that bounds it; 0.8 to 0.95 on the measured TX2 grids.
+    #[serde(default = "proportional")]
+    pub memory_elasticity: f64,
+}
+
+fn proportional() -> f64 {
+    1.0
 }
 
 impl Roofline {
-    /// Expected latency of a batch of `items` at `clock`; a zero clock counts as 1 GHz (no clock known).
+    /// The memory roof of one item with the memory clock at a share of its highest, seconds.
+    #[must_use]
+    pub fn memory_s_at(&self, memory_share: f64) -> f64 {
+        // Most boards have no memory clock to set: no power to take.
+        if memory_share == 1.0 {
+            self.memory_s
+        } else {
+            self.memory_s * memory_share.powf(-self.memory_elasticity)
+        }
+    }
+
+    /// The roofline as it is with the memory clock at a share of its highest.
+    #[must_use]
+    pub fn with_memory_at(self, memory_share: f64) -> Self {
+        Self { memory_s: self.memory_s_at(memory_share), ..self }
+    }
+
+    /// Expected latency of a batch of `items` at `clock`, with the memory clock at its highest; a zero clock counts
+    /// as 1 GHz (no clock known).
     #[must_use]
     pub fn latency(&self, clock: Kilohertz, items: u32) -> Nanos {
         let f = if clock == Kilohertz::ZERO { 1.0 } else { clock.as_ghz() };

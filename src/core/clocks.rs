@@ -1,6 +1,6 @@
 //! What is asked of every clock domain, what came of it, and what may be asked.
 
-use crate::core::catalog::{Board, Domain, DomainId, UnitId, UnitKind};
+use crate::core::catalog::{Board, Domain, DomainId, Unit, UnitId, UnitKind};
 use crate::core::event::{Applied, ApplyReport, ClockBounds, ClockState, Setpoints};
 use crate::core::snapshot::Snapshot;
 use crate::time::Timestamp;
@@ -43,8 +43,8 @@ struct DomainClock {
     usual_gap: Option<Nanos>,
     /// Where the profiler wants the domain while it is idle.
     held: Option<Kilohertz>,
-    /// Whether a domain gets its whole range back when it has been idle for [`RELEASE`]: the processors' governor knows
-    /// best what else runs on them, and a memory clock, which no unit is planned on, is none of ours.
+    /// Whether a domain gets its whole range back when it has been idle for [`RELEASE`]: the governors of processors and
+    /// memory know best what else runs on them.
     free_range: bool,
 }
 
@@ -61,10 +61,9 @@ impl Clocks {
     pub fn new(board: &Board) -> Self {
         let mut domains = vec![DomainClock::default(); board.domains.len()];
         for (index, domain) in domains.iter_mut().enumerate() {
-            let mut users =
-                board.units.iter().filter(|unit| unit.domain == Some(DomainId::at(index))).peekable();
+            let own = |unit: &&Unit| unit.domain == Some(DomainId::at(index));
             domain.settle = board.domains[index].settle;
-            domain.free_range = users.peek().is_none() || users.any(|unit| unit.kind == UnitKind::Cpu);
+            domain.free_range = board.units.iter().filter(own).all(|unit| unit.kind == UnitKind::Cpu);
         }
         Self { pending: vec![None; domains.len()], domains }
     }
@@ -215,11 +214,9 @@ impl Clocks {
         for index in 0..self.domains.len() {
             let domain = DomainId::at(index);
             let spec = &board.domains[index];
-            let in_use = board
-                .units
-                .iter()
-                .enumerate()
-                .any(|(unit, spec)| spec.domain == Some(domain) && busy(UnitId::at(unit)));
+            let in_use = board.units.iter().enumerate().any(|(unit, spec)| {
+                [spec.domain, spec.memory_domain].contains(&Some(domain)) && busy(UnitId::at(unit))
+            });
             let clock = &mut self.domains[index];
             if in_use || clock.asked.is_none() {
                 clock.idle_since.take().into_iter().for_each(|since| clock.saw_gap(now.since(since)));

@@ -3,6 +3,7 @@
 
 use crate::core::catalog::{Catalog, DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::estimate::Learned;
+use crate::core::points::OperatingPoint;
 use crate::time::Timestamp;
 use crate::units::{Bytes, Kilohertz, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
@@ -430,8 +431,9 @@ pub struct Dispatch {
     pub requests: BatchRequests,
     /// Items over all requests.
     pub items: u32,
-    /// The clock that was planned; zero if unknown.
-    pub clock: Kilohertz,
+    /// The clocks that were planned; zero if unknown.
+    #[serde(flatten)]
+    pub point: OperatingPoint,
     /// The latency that was planned.
     pub expected: Nanos,
     /// The energy that was reserved.

@@ -15,6 +15,8 @@
 //!    - `m` needs two batch sizes (default 1: no gain from batching),
 //!    - the split between `a` and `b` needs two clocks (default: 4 to 1 for compute, in `g^p` at that clock, so
 //!      that a lower clock is expected to be slower).
+//! 4. How `b` moves with the memory clock, `b ~ (1/share)^e`, comes last, from runs at a lower one: of each, `b` is
+//!    what the rest of the model leaves, and `e` the median (default: in proportion, `e = 1`).
 
 use crate::core::catalog::{PowerModel, Profile, Provenance, Roofline, Unit, UnitKind};
 use crate::units::{Bytes, Kilohertz, Nanos};
@@ -29,6 +31,11 @@ const OVERHEAD_SHARE_DEFAULT: f64 = 0.05;
 const OVERHEAD_DEFAULT_MAX_S: f64 = 100e-6;
 /// Most of the smallest latency that may be overhead.
 const OVERHEAD_SHARE_MAX: f64 = 0.95;
+/// Bounds of the memory roof's elasticity, its default, and the least share of `g^p` that must be memory for a run to
+/// tell.
+const ELASTICITY_RANGE: (f64, f64) = (0.0, 2.0);
+const ELASTICITY_DEFAULT: f64 = 1.0;
+const TELLING_MEMORY: f64 = 0.1;
 /// Share of `g^p` that is compute, where one clock cannot tell.
 const COMPUTE_SHARE_DEFAULT: f64 = 0.8;
 /// Pulls what the data leave open towards the prior, and nothing else.
@@ -37,10 +44,12 @@ const PULL: f64 = 1e-8;
 const SPREAD_MIN: f64 = 0.01;
 
 /// A timed run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Probe {
     /// The unit's clock; zero if unknown.
     pub clock: Kilohertz,
+    /// The memory clock as a share of its highest; one if there is none to set.
+    pub memory_share: f64,
     /// Items in the batch.
     pub items: u32,
     /// How long it took.
@@ -105,20 +114,50 @@ pub fn fit_roofline(probes: &[Probe], prior: Option<Roofline>) -> Result<Fit, Fi
         probe.items > 0 && probe.latency > Nanos::ZERO && (!known || probe.clock != Kilohertz::ZERO)
     };
     let probes: Vec<Probe> = probes.iter().filter(usable).copied().collect();
+    let share = |probe: &Probe| probe.memory_share.clamp(0.01, 1.0);
+    let highest = probes.iter().map(share).fold(0.01, f64::max);
+    let (probes, slower): (Vec<Probe>, Vec<Probe>) =
+        probes.into_iter().partition(|probe| share(probe) >= highest);
     let groups = medians(&probes);
     let smallest = groups.iter().map(|group| group.t).reduce(f64::min).ok_or(FitError::NoProbes)?;
     let clocks = distinct(groups.iter().map(|group| group.clock.0));
     let batch_sizes = distinct(groups.iter().map(|group| group.items));
-    let search = Search::new(&groups, prior.filter(sound), smallest, clocks, batch_sizes);
+    let prior = prior.filter(sound);
+    let search = Search::new(&groups, prior, smallest, clocks, batch_sizes);
     let best = search.best(&groups);
-    let roofline = search.roofline(best, &groups).ok_or(FitError::NoProbes)?;
+    let mut roofline = search.roofline(best, &groups).ok_or(FitError::NoProbes)?;
     let spread = spread(&roofline, &probes, &groups);
+    let groups =
+        slower.chunk_by(|a, b| share(a) == share(b)).map(|runs| (share(&runs[0]) / highest, medians(runs)));
+    let found = elasticity(&roofline, groups);
+    roofline.memory_elasticity =
+        found.or(prior.map(|prior| prior.memory_elasticity)).unwrap_or(ELASTICITY_DEFAULT);
+    roofline.memory_s *= highest.powf(roofline.memory_elasticity);
     Ok(Fit { roofline, spread, clocks, batch_sizes })
 }
 
+/// How the memory roof moves with the memory clock, from runs at lower ones, each with its share of the one that the
+/// model was fitted at. `None` if they do not tell.
+fn elasticity(model: &Roofline, slower: impl Iterator<Item = (f64, Vec<Group>)>) -> Option<f64> {
+    let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, .. } = *model;
+    let one = |share: f64, group: &Group| {
+        let scale = 1.0 + marginal * f64::from(group.items - 1);
+        let whole = ((group.t - overhead_s) / scale).max(0.0).powf(p);
+        let memory = whole - (compute_s_ghz / group.f).powf(p);
+        let found = (memory.max(0.0).powf(1.0 / p) / memory_s).ln() / share.recip().ln();
+        (found.is_finite() && memory > TELLING_MEMORY * whole)
+            .then_some(found.clamp(ELASTICITY_RANGE.0, ELASTICITY_RANGE.1))
+    };
+    let mut found: Vec<f64> = slower
+        .flat_map(|(share, groups)| groups.into_iter().filter_map(move |group| one(share, &group)))
+        .collect();
+    found.sort_by(f64::total_cmp);
+    (!found.is_empty()).then(|| median_of_sorted(&found))
+}
+
 fn sound(prior: &Roofline) -> bool {
-    let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal } = *prior;
-    let parts = [compute_s_ghz, memory_s, overhead_s, marginal];
+    let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, memory_elasticity } = *prior;
+    let parts = [compute_s_ghz, memory_s, overhead_s, marginal, memory_elasticity];
     parts.iter().all(|part| part.is_finite() && *part >= 0.0) && compute_s_ghz + memory_s > 0.0 && p >= 1.0
 }
 
@@ -208,7 +247,8 @@ impl Search {
             (a.powf(1.0 / p), b.powf(1.0 / p))
         };
         let (compute_s_ghz, memory_s) = (a * self.smallest, b * self.smallest);
-        let found = Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal };
+        let memory_elasticity = ELASTICITY_DEFAULT;
+        let found = Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, memory_elasticity };
         (compute_s_ghz + memory_s > 0.0 && sound(&found)).then_some(found)
     }
 
@@ -320,7 +360,7 @@ fn non_negative(uu: f64, uv: f64, vv: f64, u1: f64, v1: f64) -> (f64, f64) {
 
 /// [`Roofline::latency`] in seconds, without rounding.
 fn predict(roofline: &Roofline, f: f64, items: u32) -> f64 {
-    let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal } = *roofline;
+    let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, .. } = *roofline;
     let scale = 1.0 + marginal * f64::from(items - 1);
     overhead_s + scale * ((compute_s_ghz / f).powf(p) + memory_s.powf(p)).powf(1.0 / p)
 }
@@ -361,6 +401,7 @@ pub fn conservative(unit: &Unit, macs: u64, traffic_bytes: u64, file: Bytes) -> 
         p: P_RANGE.0,
         overhead_s,
         marginal: MARGINAL_DEFAULT,
+        memory_elasticity: ELASTICITY_DEFAULT,
     };
     Profile {
         latency,

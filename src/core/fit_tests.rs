@@ -5,7 +5,7 @@ const CLOCKS: [u32; 6] = [345_600, 652_800, 960_000, 1_267_200, 1_574_400, 2_035
 
 fn probe(truth: &Roofline, clock: u32, items: u32) -> Probe {
     let clock = Kilohertz(clock);
-    Probe { clock, items, latency: truth.latency(clock, items) }
+    Probe { clock, memory_share: 1.0, items, latency: truth.latency(clock, items) }
 }
 
 fn grid(truth: &Roofline, clocks: &[u32], items: &[u32]) -> Vec<Probe> {
@@ -23,7 +23,7 @@ prop_compose! {
         overhead in 0.0_f64..0.3, marginal in 0.1_f64..1.1,
     ) -> Roofline {
         let overhead_s = overhead * total;
-        Roofline { compute_s_ghz: total * (1.0 - memory), memory_s: total * memory, p, overhead_s, marginal }
+        Roofline { compute_s_ghz: total * (1.0 - memory), memory_s: total * memory, p, overhead_s, marginal, memory_elasticity: 1.0 }
     }
 }
 
@@ -47,10 +47,10 @@ proptest! {
     fn it_is_sound_and_monotone_whatever_the_data(
         data in prop::collection::vec((prop::sample::select(&CLOCKS[..]), 1_u32..9, 1_u64..1_000_000_000), 1..13),
     ) {
-        let probe = |(clock, items, ns)| Probe { clock: Kilohertz(clock), items, latency: Nanos(ns) };
+        let probe = |(clock, items, ns)| Probe { clock: Kilohertz(clock), memory_share: 1.0, items, latency: Nanos(ns) };
         let probes: Vec<Probe> = data.into_iter().map(probe).collect();
         let Fit { roofline, spread, .. } = fit_roofline(&probes, None).unwrap();
-        let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal } = roofline;
+        let Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, .. } = roofline;
         prop_assert!(compute_s_ghz >= 0.0 && memory_s >= 0.0 && overhead_s >= 0.0, "{roofline:?}");
         prop_assert!((1.5..=4.0).contains(&p) && (0.0..=2.0).contains(&marginal), "{roofline:?}");
         prop_assert!(spread.is_finite() && spread >= 0.01, "{spread}");
@@ -79,8 +79,14 @@ proptest! {
     }
 }
 
-const TRUTH: Roofline =
-    Roofline { compute_s_ghz: 8e-3, memory_s: 2e-3, p: 2.0, overhead_s: 5e-4, marginal: 0.8 };
+const TRUTH: Roofline = Roofline {
+    compute_s_ghz: 8e-3,
+    memory_s: 2e-3,
+    p: 2.0,
+    overhead_s: 5e-4,
+    marginal: 0.8,
+    memory_elasticity: 1.0,
+};
 
 #[test]
 fn parameters_themselves_come_back_from_a_clean_grid() {
@@ -99,7 +105,8 @@ fn parameters_themselves_come_back_from_a_clean_grid() {
 #[test]
 fn without_prior_one_clock_is_split_four_to_one() {
     // 10 ms at 1 GHz, overhead 0.1 ms (5 % is 0.5 ms, capped): g = 9.9 ms, a = g * 0.8^(1/2.5).
-    let probes = [Probe { clock: Kilohertz(1_000_000), items: 1, latency: Nanos::from_millis(10) }];
+    let probes =
+        [Probe { clock: Kilohertz(1_000_000), memory_share: 1.0, items: 1, latency: Nanos::from_millis(10) }];
     let Fit { roofline, clocks, .. } = fit_roofline(&probes, None).unwrap();
     assert_eq!(clocks, 1);
     assert!((roofline.overhead_s - 1e-4).abs() < 1e-9, "{roofline:?}");
@@ -114,7 +121,12 @@ fn without_prior_one_clock_is_split_four_to_one() {
 #[test]
 fn an_unknown_clock_is_fitted_as_it_will_be_asked_for() {
     let latency = |items| Nanos::from_micros(2_000 + 1_000 * u64::from(items));
-    let probes = [1, 4].map(|items| Probe { clock: Kilohertz::ZERO, items, latency: latency(items) });
+    let probes = [1, 4].map(|items| Probe {
+        clock: Kilohertz::ZERO,
+        memory_share: 1.0,
+        items,
+        latency: latency(items),
+    });
     let fit = fit_roofline(&probes, None).unwrap();
     for items in [1, 4] {
         let found = fit.roofline.latency(Kilohertz::ZERO, items).as_f64();
@@ -127,7 +139,7 @@ fn an_outlier_moves_neither_the_median_nor_the_spread() {
     let mut probes = Vec::new();
     for jitter in [0, 10, 20, 30, 40] {
         let latency = Nanos::from_micros(5_000 + jitter);
-        probes.push(Probe { clock: Kilohertz(1_000_000), items: 1, latency });
+        probes.push(Probe { clock: Kilohertz(1_000_000), memory_share: 1.0, items: 1, latency });
     }
     probes[4].latency = Nanos::from_millis(80);
     let fit = fit_roofline(&probes, None).unwrap();
@@ -139,7 +151,12 @@ fn an_outlier_moves_neither_the_median_nor_the_spread() {
 fn noise_shows_in_the_spread() {
     let noisy = |index: u64| if index.is_multiple_of(2) { 9_000 } else { 11_000 };
     let probes: Vec<Probe> = (0..8)
-        .map(|index| Probe { clock: Kilohertz(1), items: 1, latency: Nanos::from_micros(noisy(index)) })
+        .map(|index| Probe {
+            clock: Kilohertz(1),
+            memory_share: 1.0,
+            items: 1,
+            latency: Nanos::from_micros(noisy(index)),
+        })
         .collect();
     let spread = fit_roofline(&probes, None).unwrap().spread;
     // All residuals are 10 % of the median 10 ms: 1.4826 times that.
@@ -148,7 +165,7 @@ fn noise_shows_in_the_spread() {
 
 #[test]
 fn nothing_usable_is_an_error() {
-    let zero = Probe { clock: Kilohertz(1), items: 0, latency: Nanos(1) };
+    let zero = Probe { clock: Kilohertz(1), memory_share: 1.0, items: 0, latency: Nanos(1) };
     assert_eq!(fit_roofline(&[], None), Err(FitError::NoProbes));
     assert_eq!(
         fit_roofline(&[zero, Probe { items: 1, latency: Nanos::ZERO, ..zero }], None),
@@ -192,4 +209,29 @@ fn the_wide_guess_is_slower_than_what_was_measured() {
                 > Nanos::from_millis(3)
         );
     }
+}
+
+#[test]
+fn slow_memory_shows_how_the_memory_roof_moves_and_only_where_it_is_felt() {
+    let truth = Roofline { memory_elasticity: 0.85, ..TRUTH };
+    let slower = |share: f64, clock: u32| {
+        let at = truth.with_memory_at(share);
+        Probe { memory_share: share, ..probe(&at, clock, 1) }
+    };
+    // At 1.27 GHz memory is 2 ms beside 6.3 ms of compute, and 3.2 ms at half its clock.
+    let mut probes = grid(&truth, &CLOCKS, &[1, 4]);
+    probes.push(slower(0.5, CLOCKS[5]));
+    let found = fit_roofline(&probes, None).unwrap().roofline;
+    assert!((found.memory_elasticity - 0.85).abs() < 0.05, "{found:?}");
+    // All runs with slow memory: the roof is told for fast memory all the same, in proportion.
+    let slow: Vec<Probe> = CLOCKS.iter().map(|&clock| slower(0.5, clock)).collect();
+    let found = fit_roofline(&slow, None).unwrap().roofline;
+    let expected = truth.with_memory_at(0.5).memory_s / 2.0;
+    assert!((found.memory_s / expected - 1.0).abs() < 0.05, "{found:?}");
+    // Where memory does not bound it, nothing is learned of it.
+    let bound = Roofline { memory_s: 1e-6, ..TRUTH };
+    let mut probes = grid(&bound, &CLOCKS, &[1, 4]);
+    probes.push(Probe { memory_share: 0.5, ..probe(&bound, CLOCKS[5], 1) });
+    let found = fit_roofline(&probes, None).unwrap().roofline;
+    assert!((found.memory_elasticity - 1.0).abs() < 1e-9, "{found:?}");
 }

@@ -12,6 +12,7 @@ use super::plan::{Boost, CANCEL, Course, Rescue};
 use super::{Core, share};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::event::{BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId};
+use crate::core::points::{OperatingPoint, domains_of};
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, Nanos};
@@ -29,14 +30,14 @@ pub(super) struct Planned {
 /// What is left of a run's program.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Hedges {
-    boost: Option<(Timestamp, Kilohertz)>,
+    boost: Option<(Timestamp, OperatingPoint)>,
     pub(super) rescue: Option<Planned>,
 }
 
 impl Hedges {
     pub(super) fn new(since: Timestamp, boost: Option<Boost>, rescue: Option<Rescue>) -> Self {
         Self {
-            boost: boost.map(|boost| (since.after(boost.after), boost.clock)),
+            boost: boost.map(|boost| (since.after(boost.after), boost.point)),
             rescue: rescue.map(|rescue| Planned { at: since.after(rescue.after), rescue, begun: false }),
         }
     }
@@ -48,7 +49,7 @@ impl Hedges {
     }
 
     /// The boost, if it is due; once.
-    fn take_boost(&mut self, now: Timestamp) -> Option<Kilohertz> {
+    fn take_boost(&mut self, now: Timestamp) -> Option<OperatingPoint> {
         let due = self.boost.filter(|(at, _)| *at <= now)?;
         self.boost = None;
         Some(due.1)
@@ -71,8 +72,8 @@ impl Core {
             };
             let (boost, rescue) = (running.hedges.take_boost(now), running.hedges.take_rescue(now));
             let unit = UnitId::at(index);
-            if let Some(clock) = boost {
-                self.raise_clock(unit, clock, now);
+            if let Some(point) = boost {
+                self.raise_clocks(unit, point, now);
             }
             if let Some(rescue) = rescue
                 && !self.rescue(unit, rescue, now)
@@ -83,12 +84,15 @@ impl Core {
         }
     }
 
-    /// Raises a unit's clock; never lowers it.
-    fn raise_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
-        let Some(domain) = self.catalog.board.units[unit.index()].domain else { return };
+    /// Raises the clocks of a unit and its memory; never lowers them.
+    fn raise_clocks(&mut self, unit: UnitId, point: OperatingPoint, now: Timestamp) {
         let board_allows = self.thermal.regime() != Regime::Critical && !self.thermal.regime().is_blind();
-        if board_allows && self.clocks.present(domain, &self.snapshot).is_none_or(|present| present < clock) {
-            self.pin_clock(unit, clock, now);
+        let domains = domains_of(&self.catalog.board, unit);
+        for (domain, clock) in domains.into_iter().zip(point.clocks()).filter(|_| board_allows) {
+            let Some(domain) = domain else { continue };
+            if self.clocks.present(domain, &self.snapshot).is_none_or(|present| present < clock) {
+                self.pin_clock(domain, clock, now);
+            }
         }
     }
 
@@ -103,7 +107,7 @@ impl Core {
         let Some(running) = self.lanes[unit.index()].running.as_ref().filter(|_| able) else { return false };
         let Some(deadline) = running.deadline() else { return false };
         let items = running.unanswered_items();
-        let takes = self.expected_latency(rescue.variant, rescue.unit, rescue.clock, items);
+        let takes = self.expected_latency(rescue.variant, rescue.unit, rescue.point, items);
         if now.after(CANCEL).after(takes) > deadline {
             return false;
         }
@@ -112,7 +116,7 @@ impl Core {
             self.run_rescue(rescue, members, now);
         } else {
             // The clock can rise while the run ends.
-            self.raise_clock(unit, rescue.clock, now);
+            self.raise_clocks(unit, rescue.point, now);
             let Some(running) = &mut self.lanes[unit.index()].running else { return false };
             running.aborted = true;
             let batch = running.dispatch.batch;
@@ -131,9 +135,10 @@ impl Core {
         self.lanes[unit.index()].is_free() && !probed && sharing.all(|(_, lane)| lane.running.is_none())
     }
 
-    fn expected_latency(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> Nanos {
-        let profiled = self.costs.latency(variant, unit, self.costs.opp_at(unit, clock), items);
-        let slowdown = self.estimates.slowdown_at(variant, unit, clock);
+    fn expected_latency(&self, variant: VariantId, unit: UnitId, point: OperatingPoint, items: u32) -> Nanos {
+        let index = self.costs.points(unit).nearest_below(point);
+        let profiled = self.costs.latency(variant, unit, index, items);
+        let slowdown = self.estimates.slowdown_at_point(variant, unit, index);
         profiled.map_or(Nanos::MAX, |profiled| Nanos::from_f64(profiled.as_f64() * slowdown))
     }
 
@@ -157,10 +162,10 @@ impl Core {
     }
 
     fn run_rescue(&mut self, rescue: Rescue, mut members: SmallVec<[Member; 8]>, now: Timestamp) {
-        let Rescue { variant, unit, clock, .. } = rescue;
+        let Rescue { variant, unit, point, .. } = rescue;
         let items: u32 = members.iter().map(|member| member.waiting.request.items).sum();
-        let expected = self.expected_latency(variant, unit, clock, items);
-        let watts = self.estimates.busy_watts(variant, unit, clock);
+        let expected = self.expected_latency(variant, unit, point, items);
+        let watts = self.estimates.busy_watts(variant, unit, point);
         let reserved = Microjoules::from_f64(watts * expected.as_secs_f64() * 1e6);
         for member in &mut members {
             member.rescued = true;
@@ -174,7 +179,7 @@ impl Core {
             variant,
             requests,
             items,
-            clock,
+            point,
             expected,
             reserved,
         };
@@ -189,52 +194,58 @@ impl Core {
         hedges: Hedges,
         now: Timestamp,
     ) {
-        let Dispatch { unit, variant, clock, items, .. } = dispatch;
-        let course = self.course_of(variant, unit, clock, items, now);
-        self.pin_clock(unit, clock, now);
+        let Dispatch { unit, variant, point, items, .. } = dispatch;
+        let course = self.course_of(variant, unit, point, items, now);
+        for (domain, clock) in domains_of(&self.catalog.board, unit).into_iter().zip(point.clocks()) {
+            domain.into_iter().for_each(|domain| self.pin_clock(domain, clock, now));
+        }
         if let Some(setpoints) = self.clocks.take_pending() {
             self.effects.push_back(Effect::Set(setpoints));
         }
-        self.estimates.begin(variant, unit, clock, now);
+        self.estimates.begin(variant, unit, point, now);
         let running = Running::new(dispatch.clone(), members, now, course, hedges);
         self.lanes[unit.index()].start(running);
         self.effects.push_back(Effect::Dispatch(dispatch));
     }
 
-    /// The course of a run by the profile, from the clock in force to the one asked for.
+    /// The course of a run by the profile, from the clocks in force to those asked for.
     fn course_of(
         &self,
         variant: VariantId,
         unit: UnitId,
-        clock: Kilohertz,
+        point: OperatingPoint,
         items: u32,
         now: Timestamp,
     ) -> Course {
-        let (seconds, watts) = self.pace(variant, unit, clock, items);
-        let domain = self.catalog.board.units[unit.index()].domain;
-        let Some((present, left)) =
-            domain.and_then(|domain| self.clocks.way_to(domain, clock, &self.snapshot, now))
-        else {
+        let (seconds, watts) = self.pace(variant, unit, point, items);
+        let domains = domains_of(&self.catalog.board, unit);
+        let way = |domain: Option<DomainId>, to| {
+            domain.and_then(|domain| self.clocks.way_to(domain, to, &self.snapshot, now))
+        };
+        let ways = [way(domains[0], point.clock), way(domains[1], point.memory)];
+        let Some(left) = ways.iter().flatten().map(|(_, left)| *left).max() else {
             return Course::steady(seconds, watts);
         };
+        let present = |way: Option<(Kilohertz, Nanos)>, to| way.map_or(to, |(clock, _)| clock);
+        let present =
+            OperatingPoint { clock: present(ways[0], point.clock), memory: present(ways[1], point.memory) };
         let (present_s, present_w) = self.pace(variant, unit, present, items);
         let mut course = Course::steady(present_s, present_w);
         course.change(left.as_secs_f64(), seconds, watts);
         course
     }
 
-    /// Profiled seconds of a batch at a clock, and expected watts above idle.
-    fn pace(&self, variant: VariantId, unit: UnitId, clock: Kilohertz, items: u32) -> (f64, f64) {
-        let opp = self.costs.opp_at(unit, clock);
-        let seconds = self.costs.latency(variant, unit, opp, items).map_or(0.0, Nanos::as_secs_f64);
-        (seconds, self.estimates.busy_watts(variant, unit, clock))
+    /// Profiled seconds of a batch at an operating point, and expected watts above idle.
+    fn pace(&self, variant: VariantId, unit: UnitId, point: OperatingPoint, items: u32) -> (f64, f64) {
+        let index = self.costs.points(unit).nearest_below(point);
+        let seconds = self.costs.latency(variant, unit, index, items).map_or(0.0, Nanos::as_secs_f64);
+        (seconds, self.estimates.busy_watts_at_point(variant, unit, index))
     }
 
     /// Asks for a clock, and takes note of it in the courses of what runs in the domain.
-    pub(super) fn pin_clock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
-        let spec = &self.catalog.board.units[unit.index()];
-        let Some(domain) = spec.domain.filter(|_| clock != Kilohertz::ZERO) else { return };
-        if self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now) {
+    fn pin_clock(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
+        let known = clock != Kilohertz::ZERO;
+        if known && self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now) {
             self.change_courses(domain, clock, now);
         }
     }
@@ -242,15 +253,19 @@ impl Core {
     fn change_courses(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
         let settled = now.after(self.catalog.board.domains[domain.index()].settle);
         for index in 0..self.lanes.len() {
-            if self.catalog.board.units[index].domain != Some(domain) {
-                continue;
-            }
+            let [own, memory] = domains_of(&self.catalog.board, UnitId::at(index));
             let Some(running) = &self.lanes[index].running else { continue };
+            let mut point = running.point;
+            match Some(domain) {
+                changed if changed == own => point.clock = clock,
+                changed if changed == memory => point.memory = clock,
+                _ => continue,
+            }
             let Dispatch { variant, unit, items, .. } = running.dispatch;
-            let (seconds, watts) = self.pace(variant, unit, clock, items);
+            let (seconds, watts) = self.pace(variant, unit, point, items);
             if let Some(running) = &mut self.lanes[index].running {
-                running.change(settled, seconds, watts, clock);
-                self.estimates.reclock(UnitId::at(index), clock, now);
+                running.change(settled, seconds, watts, point);
+                self.estimates.reclock(UnitId::at(index), point, now);
             }
         }
     }

@@ -7,10 +7,11 @@ use crate::core::catalog::{Provenance, UnitId, VariantId};
 use crate::core::event::{
     AppId, BatchFailure, Completion, Dispatch, Effect, Outcome, Rejection, RequestId, Served,
 };
+use crate::core::points::OperatingPoint;
 use crate::core::queue::Waiting;
 use crate::core::residency::Residence;
 use crate::time::Timestamp;
-use crate::units::{Kilohertz, Microjoules, Nanos};
+use crate::units::{Microjoules, Nanos};
 use smallvec::SmallVec;
 
 /// Failures of a variant in a row after which it is taken off the lane.
@@ -55,8 +56,8 @@ pub(super) struct Running {
     pub(super) since: Timestamp,
     /// Clock and power over time, and so the work done: time by the profile alone, without what was learned since.
     course: Course,
-    /// Clock in force or on its way.
-    clock: Kilohertz,
+    /// Clocks in force or on their way.
+    pub(super) point: OperatingPoint,
     pub(super) hedges: Hedges,
     pub(super) aborted: bool,
 }
@@ -69,8 +70,8 @@ impl Running {
         course: Course,
         hedges: Hedges,
     ) -> Self {
-        let clock = dispatch.clock;
-        Self { dispatch, members, since, course, clock, hedges, aborted: false }
+        let point = dispatch.point;
+        Self { dispatch, members, since, course, point, hedges, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -78,9 +79,9 @@ impl Running {
     }
 
     /// From `at` on the batch would take `seconds` as a whole, at `watts`.
-    pub(super) fn change(&mut self, at: Timestamp, seconds: f64, watts: f64, clock: Kilohertz) {
+    pub(super) fn change(&mut self, at: Timestamp, seconds: f64, watts: f64, point: OperatingPoint) {
         self.course.change(at.since(self.since).as_secs_f64(), seconds, watts);
-        self.clock = clock;
+        self.point = point;
     }
 
     /// What the profile says that a run takes which has taken `actual` over the clocks that it saw.
@@ -236,9 +237,8 @@ impl Core {
     pub(super) fn busy_domains(&self) -> SmallVec<[bool; 8]> {
         let mut busy: SmallVec<[bool; 8]> = SmallVec::from_elem(false, self.catalog.board.domains.len());
         for (unit, lane) in self.catalog.board.units.iter().zip(&self.lanes) {
-            if let (Some(domain), Some(_)) = (unit.domain, &lane.running) {
-                busy[domain.index()] = true;
-            }
+            let domains = [unit.domain, unit.memory_domain].into_iter().flatten();
+            domains.filter(|_| lane.running.is_some()).for_each(|domain| busy[domain.index()] = true);
         }
         busy
     }
@@ -295,11 +295,11 @@ impl Core {
                 self.lanes[unit].failures = 0;
                 self.residency.proved(variant, id);
                 self.learn_power(running, completion.energy, compute);
-                self.estimates.observe_latency(variant, id, running.clock, profiled, compute);
+                self.estimates.observe_latency(variant, id, running.point, profiled, compute);
             }
             // A run that was cancelled for taking long says that it takes longer.
             Err(BatchFailure::Cancelled) if planned.is_some() => {
-                self.estimates.observe_longer(variant, id, running.clock, profiled, compute);
+                self.estimates.observe_longer(variant, id, running.point, profiled, compute);
             }
             Err(_) => return,
         }
@@ -323,7 +323,7 @@ impl Core {
             let served = Served {
                 variant,
                 unit,
-                clock: running.clock,
+                clock: running.point.clock,
                 batch_items: items,
                 queue: begun.since(member.waiting.arrival),
                 compute: if member.rescued { completion.finished.since(begun) } else { compute },
@@ -347,11 +347,13 @@ impl Core {
         else {
             return;
         };
-        let expected_j = running.course.joules(compute.as_secs_f64());
+        let seconds = compute.as_secs_f64();
+        let memory_w = self.estimates.memory_watts(unit, running.point);
+        let expected_j = running.course.joules(seconds) - memory_w * seconds;
         if expected_j > 0.0 {
-            let watts = self.estimates.busy_watts(variant, unit, running.clock);
-            let joules = metered.as_f64() / 1e6 / expected_j * watts * compute.as_secs_f64();
-            self.estimates.observe_energy(variant, unit, running.clock, compute, joules);
+            let watts = self.estimates.busy_watts(variant, unit, running.point) - memory_w;
+            let joules = metered.as_f64() / 1e6 / expected_j * watts * seconds;
+            self.estimates.observe_energy(variant, unit, running.point, compute, joules);
         }
     }
 

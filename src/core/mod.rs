@@ -17,6 +17,7 @@ pub mod fit;
 mod hedge;
 mod lanes;
 pub mod plan;
+pub mod points;
 pub mod queue;
 pub mod residency;
 pub mod snapshot;
@@ -382,7 +383,7 @@ impl Core {
             variant: chosen.variant,
             requests: ids,
             items: chosen.items,
-            clock: chosen.clock,
+            point: chosen.point,
             expected: chosen.latency,
             reserved: chosen.energy,
         };

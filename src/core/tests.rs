@@ -14,6 +14,7 @@ mod faults;
 mod hedge;
 mod limits;
 mod liveness;
+mod memory;
 mod world;
 
 use world::{World, budgets, catalog, readings, rejection, request};

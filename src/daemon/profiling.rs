@@ -2,12 +2,13 @@
 //! and the daemon serves meanwhile on conservative estimates.
 //!
 //! Per model the reference variant goes first, on each unit in turn, so that its outputs are there to compare
-//! the other variants with. The clock is held by the core for each probe; a probe that ran at another
-//! clock, because a request came between, counts at the clock that was in force.
+//! the other variants with. The clocks are held by the core for each probe; a probe that ran at others,
+//! because a request came between, counts at those that were in force.
 
 use super::engine::Engine;
-use crate::core::catalog::{ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::event::Event;
+use crate::core::points::{OperatingPoint, domains_of};
 use crate::core::thermal::Regime;
 use crate::exec::Tensor;
 use crate::exec::lane::{ProbeReport, ProbeRequest};
@@ -217,9 +218,9 @@ impl Background {
         samples: &ModelSamples,
         expected: Option<Expectation>,
     ) -> Option<Vec<Vec<Tensor>>> {
-        let (subject, clocks) = self.subject(engine, variant, unit)?;
+        let (subject, [clocks, memories]) = self.subject(engine, variant, unit)?;
         let name = subject.variant.name.clone();
-        let mut profiler = match Profiler::new(subject, &samples.samples, expected, &clocks, 0) {
+        let mut profiler = match Profiler::new(subject, &samples.samples, expected, [&clocks, &memories], 0) {
             Ok(profiler) => profiler,
             Err(error) => {
                 tracing::warn!(%error, "not profiled");
@@ -228,11 +229,11 @@ impl Background {
         };
         let mut complete = true;
         while let Some(next) = profiler.next_probe() {
-            let Some((clock, report)) = self.probe(engine, unit, next.clock, next.request) else {
+            let Some((point, report)) = self.probe(engine, unit, next.point, next.request) else {
                 complete = false;
                 break;
             };
-            profiler.absorb(clock, report, None);
+            profiler.absorb(point, report, None);
         }
         // However the probes ended: a clock that nobody lets go of stays there.
         self.release(engine, unit);
@@ -253,7 +254,7 @@ impl Background {
         engine: &Engine,
         variant: VariantId,
         unit: UnitId,
-    ) -> Option<(Subject, Vec<Kilohertz>)> {
+    ) -> Option<(Subject, [Vec<Kilohertz>; 2])> {
         let state = engine.state();
         let catalog = state.core.catalog();
         let spec = &catalog.board.units[unit.index()];
@@ -262,8 +263,10 @@ impl Background {
         if profile.is_none() && !refused {
             return None;
         }
-        let controllable = spec.domain.filter(|&domain| state.core.controllable(domain));
-        let clocks = controllable.map(|domain| catalog.board.domains[domain.index()].opps.clone());
+        let clocks = domains_of(&catalog.board, unit).map(|domain| {
+            let controllable = domain.filter(|&domain| state.core.controllable(domain));
+            controllable.map_or_else(Vec::new, |domain| catalog.board.domains[domain.index()].opps.clone())
+        });
         let model = catalog.variants[variant.index()].model;
         let subject = Subject {
             variant: engine.file(variant).clone(),
@@ -273,34 +276,42 @@ impl Background {
                 .filter(|known| known.latency_source == Provenance::Measured)
                 .map(|known| known.latency),
         };
-        Some((subject, clocks.unwrap_or_default()))
+        Some((subject, clocks))
     }
 
-    /// Runs a probe at a clock, when the board is cool enough for it.
+    /// Runs a probe at an operating point, when the board is cool enough for it.
     fn probe(
         &mut self,
         engine: &Engine,
         unit: UnitId,
-        clock: Option<Kilohertz>,
+        point: OperatingPoint,
         request: ProbeRequest,
-    ) -> Option<(Kilohertz, ProbeReport)> {
+    ) -> Option<(OperatingPoint, ProbeReport)> {
         while engine.state().core.status(engine.now()).regime != Regime::Nominal {
             if !engine.probes.pause(Nanos::from_millis(500)) {
                 return None;
             }
         }
-        let domain = engine.state().core.catalog().board.units[unit.index()].domain;
-        if let (Some(domain), Some(clock)) = (domain, clock) {
-            let settle = engine.state().core.catalog().board.domains[domain.index()].settle;
+        let domains = domains_of(&engine.state().core.catalog().board, unit);
+        let mut settle = Nanos::ZERO;
+        for (domain, clock) in domains.into_iter().zip(point.clocks()) {
+            let Some(domain) = domain.filter(|_| clock > Kilohertz::ZERO) else { continue };
+            settle = settle.max(engine.state().core.catalog().board.domains[domain.index()].settle);
             engine.feed(Event::Hold { domain, clock: Some(clock) });
-            if !engine.probes.pause(settle.saturating_add(SETTLE_SLACK)) {
-                return None;
-            }
+        }
+        if settle > Nanos::ZERO && !engine.probes.pause(settle.saturating_add(SETTLE_SLACK)) {
+            return None;
         }
         let report = self.run_probe(engine, unit, request)?;
         // What was held is what ran, unless the core was told otherwise in between.
-        let in_force = domain.and_then(|domain| engine.state().core.present_clock(domain));
-        Some((in_force.unwrap_or(clock.unwrap_or(Kilohertz::ZERO)), report))
+        let in_force = |domain: Option<DomainId>, held| {
+            domain.and_then(|domain| engine.state().core.present_clock(domain)).unwrap_or(held)
+        };
+        let in_force = OperatingPoint {
+            clock: in_force(domains[0], point.clock),
+            memory: in_force(domains[1], point.memory),
+        };
+        Some((in_force, report))
     }
 
     /// Has the lane run a probe while the units that share its processor are kept still.
@@ -319,8 +330,8 @@ impl Background {
     }
 
     fn release(&self, engine: &Engine, unit: UnitId) {
-        let domain = engine.state().core.catalog().board.units[unit.index()].domain;
-        if let Some(domain) = domain {
+        let domains = domains_of(&engine.state().core.catalog().board, unit);
+        for domain in domains.into_iter().flatten() {
             engine.feed(Event::Hold { domain, clock: None });
         }
     }

@@ -3,6 +3,7 @@
 use super::engine::{Engine, State};
 use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
 use crate::core::estimate::Report;
+use crate::core::points::Points;
 use crate::core::residency::Residence;
 use crate::core::snapshot::Aged;
 use crate::core::thermal;
@@ -163,11 +164,10 @@ impl Engine {
             }
             (Some(_), _) => (VariantState::Available, None),
         };
-        let clock = board.units[unit.index()]
-            .domain
-            .and_then(|domain| board.domains[domain.index()].opps.last().copied());
-        let latency = profile.map(|profile| profile.latency.latency(clock.unwrap_or(Kilohertz::ZERO), 1));
-        let watts = state.core.estimates().busy_watts(variant, unit, clock.unwrap_or(Kilohertz::ZERO));
+        let points = Points::of(board, unit);
+        let top = points.at(points.top());
+        let latency = profile.map(|profile| profile.latency.latency(top.clock, 1));
+        let watts = state.core.estimates().busy_watts(variant, unit, top);
         let energy = latency.map(|latency| watts * latency.as_secs_f64() * 1e6);
         VariantOnUnit {
             unit: board.units[unit.index()].name.clone(),
@@ -177,7 +177,7 @@ impl Engine {
             latency_source: profile.map(|profile| profile.latency_source),
             energy_uj: energy,
             energy_source: profile.map(|profile| profile.power_source),
-            clock_khz: clock.map(|clock| clock.0),
+            clock_khz: (top.clock > Kilohertz::ZERO).then_some(top.clock.0),
             footprint: profile.map(|profile| profile.footprint.0),
         }
     }

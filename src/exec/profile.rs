@@ -15,6 +15,7 @@ pub use store::{ProfileKey, ProfileStore, StoreError};
 
 use crate::core::catalog::{PowerModel, Profile, Provenance, Roofline};
 use crate::core::fit::{FitError, Probe, fit_roofline};
+use crate::core::points::OperatingPoint;
 use crate::exec::lane::{ProbeReport, ProbeRequest, ProbeRun};
 use crate::exec::{ExecError, Tensor, VariantFile};
 use crate::units::{Bytes, Kilohertz, Microwatts, Nanos};
@@ -28,8 +29,8 @@ const PROBE_BATCH: u32 = 8;
 const LONGEST_PROBE: Nanos = Nanos::from_secs(2);
 /// Untimed runs before the first probe.
 const WARM_UPS: u32 = 2;
-/// Timed runs at batch 1 and at the larger batch per clock, by number of clocks: 12 in all.
-const RUNS: [(usize, usize); 3] = [(7, 5), (4, 2), (3, 1)];
+/// Timed runs at batch 1 and at the larger batch per operating point, by number of those: 12 in all.
+const RUNS: [(usize, usize); 4] = [(7, 5), (4, 2), (3, 1), (2, 1)];
 /// Bounds of a measured power scale; outside, the rail shows something else.
 const POWER_SCALE: (f64, f64) = (0.05, 20.0);
 
@@ -90,11 +91,11 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// A probe at a clock: the caller sets the clock first, if one is named.
+/// A probe at an operating point, which the caller sets first.
 #[derive(Debug)]
 pub struct ClockedProbe {
-    /// The clock to set; `None` = as it is.
-    pub clock: Option<Kilohertz>,
+    /// The clocks to set; zero = as it is.
+    pub point: OperatingPoint,
     /// For the lane.
     pub request: ProbeRequest,
 }
@@ -107,6 +108,7 @@ type SampleIndices = Vec<usize>;
 pub struct Profiler {
     subject: Subject,
     expected: Option<Expectation>,
+    highest_memory: Kilohertz,
     waiting: VecDeque<ClockedProbe>,
     /// Per probe under way or waiting: which samples each run holds.
     plans: VecDeque<Vec<SampleIndices>>,
@@ -124,8 +126,8 @@ enum Ended {
 }
 
 impl Profiler {
-    /// Plans the probes. Of more than three clocks the highest, a middle one and the lowest are used; none
-    /// means the clock as it is. Each sample is one request of one item; `expected` holds the outputs of the
+    /// Plans the probes. Of more than three clocks the highest, a middle one and the lowest are used, with the memory at
+    /// its highest; then the highest with the memory at its lowest. No clocks means as they are. Each sample is one request of one item; `expected` holds the outputs of the
     /// reference for the same samples, and is `None` only for the reference itself.
     ///
     /// # Errors
@@ -134,7 +136,7 @@ impl Profiler {
         subject: Subject,
         samples: &[Vec<Tensor>],
         expected: Option<Expectation>,
-        clocks: &[Kilohertz],
+        [clocks, memories]: [&[Kilohertz]; 2],
         id: u64,
     ) -> Result<Self, ProfileError> {
         let samples = &samples[..samples.len().min(MAX_SAMPLES)];
@@ -147,7 +149,7 @@ impl Profiler {
                 return Err(ProfileError::NotOneItem { variant: subject.variant.name, index, items });
             }
         }
-        let clocks = pick(clocks);
+        let points = pick(clocks, memories);
         let mut next_sample = 0;
         let mut take = |count: usize| -> SampleIndices {
             let taken = (0..count).map(|offset| (next_sample + offset) % samples.len()).collect();
@@ -155,8 +157,8 @@ impl Profiler {
             taken
         };
         let (mut waiting, mut plans) = (VecDeque::new(), VecDeque::new());
-        for (index, &clock) in clocks.iter().enumerate() {
-            let plan = plan(clocks.len(), subject.max_batch, &mut take);
+        for (index, &point) in points.iter().enumerate() {
+            let plan = plan(points.len(), subject.max_batch, &mut take);
             let runs = plan.iter().map(|run| run.iter().map(|&sample| samples[sample].clone()).collect());
             let request = ProbeRequest {
                 id,
@@ -164,13 +166,14 @@ impl Profiler {
                 runs: runs.collect(),
                 warm_ups: if index == 0 { WARM_UPS } else { 0 },
             };
-            waiting.push_back(ClockedProbe { clock, request });
+            waiting.push_back(ClockedProbe { point, request });
             plans.push_back(plan);
         }
         Ok(Self {
             outputs: vec![Vec::new(); samples.len()],
             subject,
             expected,
+            highest_memory: memories.iter().copied().max().unwrap_or_default(),
             waiting,
             plans,
             probes: Vec::new(),
@@ -185,20 +188,21 @@ impl Profiler {
         if self.ended.is_some() { None } else { self.waiting.pop_front() }
     }
 
-    /// Takes the report of a probe, with the clock that was in force (zero if unknown) and the rail's power,
+    /// Takes the report of a probe, with the clocks that were in force (zero if unknown) and the rail's power,
     /// where there is one.
-    pub fn absorb(&mut self, clock: Kilohertz, report: ProbeReport, power: Option<PowerDelta>) {
+    pub fn absorb(&mut self, point: OperatingPoint, report: ProbeReport, power: Option<PowerDelta>) {
         let plan = self.plans.pop_front().unwrap_or_default();
         self.footprint = self.footprint.max(report.footprint);
-        if let Some(scale) = power.and_then(|delta| power_scale(&self.subject.busy_power, clock, delta)) {
+        if let Some(scale) = power.and_then(|delta| power_scale(&self.subject.busy_power, point.clock, delta))
+        {
             self.power_scales.push(scale);
         }
         match report.result {
             Ok(runs) => {
                 let spent = runs.iter().fold(Nanos::ZERO, |sum, run| sum.saturating_add(run.latency));
-                self.drop_slow_probes(clock, spent);
+                self.drop_slow_probes(point.clock, spent);
                 for (run, samples) in runs.into_iter().zip(plan) {
-                    self.absorb_run(clock, run, &samples);
+                    self.absorb_run(point, run, &samples);
                 }
             }
             Err(error @ ExecError::Provider { .. }) => {
@@ -213,7 +217,8 @@ impl Profiler {
     /// Leaves out the clocks at which a probe would hold its lane for too long, going by the last one.
     fn drop_slow_probes(&mut self, clock: Kilohertz, spent: Nanos) {
         let fast_enough = |probe: &ClockedProbe| {
-            let slower = probe.clock.map_or(1.0, |next| clock.as_f64() / next.as_f64().max(1.0));
+            let next = probe.point.clock;
+            let slower = if next == Kilohertz::ZERO { 1.0 } else { clock.as_f64() / next.as_f64() };
             spent.as_f64() * slower <= LONGEST_PROBE.as_f64()
         };
         let keep: Vec<bool> = self.waiting.iter().map(fast_enough).collect();
@@ -223,8 +228,11 @@ impl Profiler {
         self.plans.retain(|_| *kept.next().unwrap_or(&true));
     }
 
-    fn absorb_run(&mut self, clock: Kilohertz, run: ProbeRun, samples: &[usize]) {
-        self.probes.push(Probe { clock, items: run.items, latency: run.latency });
+    fn absorb_run(&mut self, point: OperatingPoint, run: ProbeRun, samples: &[usize]) {
+        let known = point.memory > Kilohertz::ZERO && self.highest_memory > Kilohertz::ZERO;
+        let memory_share = if known { point.memory.as_f64() / self.highest_memory.as_f64() } else { 1.0 };
+        let (clock, items, latency) = (point.clock, run.items, run.latency);
+        self.probes.push(Probe { clock, memory_share, items, latency });
         for (outputs, &sample) in run.outputs.into_iter().zip(samples) {
             let expected = self.expected.as_ref().and_then(|expected| expected.outputs.get(sample));
             if let Err(unfit) = compare::check_one(&self.subject.variant.outputs, &outputs, expected) {
@@ -267,21 +275,26 @@ impl Profiler {
     }
 }
 
-/// The clocks to probe at, fastest first.
-fn pick(clocks: &[Kilohertz]) -> Vec<Option<Kilohertz>> {
+/// The operating points to probe at, fastest first.
+fn pick(clocks: &[Kilohertz], memories: &[Kilohertz]) -> Vec<OperatingPoint> {
     let mut sorted = clocks.to_vec();
     sorted.sort();
     sorted.dedup();
-    match sorted[..] {
-        [] => vec![None],
-        [low, .., high] if sorted.len() > 3 => vec![Some(high), Some(sorted[sorted.len() / 2]), Some(low)],
-        _ => sorted.into_iter().rev().map(Some).collect(),
-    }
+    let clocks = match sorted[..] {
+        [] => vec![Kilohertz::ZERO],
+        [low, .., high] if sorted.len() > 3 => vec![high, sorted[sorted.len() / 2], low],
+        _ => sorted.into_iter().rev().collect(),
+    };
+    let (highest, lowest) = (memories.iter().max().copied(), memories.iter().min().copied());
+    let memory = highest.unwrap_or_default();
+    let slow = lowest.filter(|&lowest| lowest < memory);
+    let slow = slow.map(|memory| OperatingPoint { clock: clocks[0], memory });
+    clocks.iter().map(|&clock| OperatingPoint { clock, memory }).chain(slow).collect()
 }
 
 /// The runs of one probe, each a list of samples.
-fn plan(clocks: usize, max_batch: u32, take: &mut impl FnMut(usize) -> SampleIndices) -> Vec<SampleIndices> {
-    let (single, large) = RUNS[clocks.clamp(1, RUNS.len()) - 1];
+fn plan(points: usize, max_batch: u32, take: &mut impl FnMut(usize) -> SampleIndices) -> Vec<SampleIndices> {
+    let (single, large) = RUNS[points.clamp(1, RUNS.len()) - 1];
     let batch = max_batch.clamp(1, PROBE_BATCH) as usize;
     let sizes = std::iter::repeat_n(1, single).chain(std::iter::repeat_n(batch, large));
     sizes.map(take).collect()
@@ -311,9 +324,9 @@ pub fn profile_with(
     clock: Kilohertz,
     mut probe: impl FnMut(ProbeRequest) -> ProbeReport,
 ) -> Result<Outcome, ProfileError> {
-    let mut profiler = Profiler::new(subject, samples, expected, &[], 0)?;
+    let mut profiler = Profiler::new(subject, samples, expected, [&[], &[]], 0)?;
     while let Some(next) = profiler.next_probe() {
-        profiler.absorb(clock, probe(next.request), None);
+        profiler.absorb(OperatingPoint::of_clock(clock), probe(next.request), None);
     }
     Ok(profiler.finish())
 }

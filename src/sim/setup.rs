@@ -7,13 +7,15 @@ use crate::core::catalog::{
 };
 use crate::core::event::ClockBounds;
 use crate::core::fit::{Probe, fit_roofline};
+use crate::core::points::{OperatingPoint, Points, domains_of};
 use crate::model::manifest::Manifest;
 use crate::time::Timestamp;
 use crate::units::{Bytes, Kilohertz, Nanos, Ppm};
 use std::sync::Arc;
 
-/// Timed runs per clock and batch size: at most 12 per variant and unit, as the daemon's profiler takes.
-const PROBES: [(u32, usize); 2] = [(1, 3), (4, 1)];
+/// Timed runs per operating point and batch size, with and without a memory clock to try: at most 12 per variant and unit,
+/// as the daemon's profiler takes.
+const PROBES: [[(u32, usize); 2]; 2] = [[(1, 3), (4, 1)], [(1, 2), (4, 1)]];
 /// Longest that one probe may take on the plant.
 const LONGEST_PROBE: Nanos = Nanos::from_secs(3600);
 
@@ -109,7 +111,7 @@ impl Machine {
     }
 }
 
-/// Times a variant on a unit of the cold, idle plant, at three clocks of its domain.
+/// Times a variant on a unit of the cold, idle plant, at three clocks of its domain, and with slow memory.
 fn measure(
     board: &Board,
     unit: &Unit,
@@ -119,24 +121,22 @@ fn measure(
     seed: u64,
 ) -> Option<Profile> {
     let mut plant = Plant::new(Arc::clone(plant), seed ^ u64::from(id.0));
-    let opps = unit.domain.map_or(&[][..], |domain| &board.domains[domain.index()].opps[..]);
-    let mut clocks: Vec<Kilohertz> = match opps {
-        [] => vec![Kilohertz::ZERO],
-        all => vec![all[all.len() - 1], all[all.len() / 2], all[0]],
-    };
-    clocks.dedup();
+    let points = Points::of(board, id);
+    let [clocks, memories] = points.each().map(<[Kilohertz]>::len);
+    let mut probed =
+        vec![points.top(), points.index([clocks / 2, memories - 1]), points.index([0, memories - 1])];
+    probed.dedup();
+    probed.extend((memories > 1).then(|| points.index([clocks - 1, 0])));
     let (mut probes, mut scales) = (Vec::new(), Vec::new());
-    for clock in clocks {
-        if let (Some(domain), true) = (unit.domain, clock > Kilohertz::ZERO) {
-            plant.set_bounds(plant.now(), domain, ClockBounds { min: clock, max: clock }).ok()?;
-            // Two changes may follow each other: one under way, and this one.
-            plant.advance(plant.now().after(Nanos(board.domains[domain.index()].settle.0.saturating_mul(3))));
-        }
-        for (items, runs) in PROBES {
+    for index in probed {
+        let point = points.at(index);
+        set_clocks(&mut plant, board, id, point)?;
+        for (items, runs) in PROBES[usize::from(memories > 1)] {
             for _ in 0..runs {
                 let items = items.min(max_batch);
                 let (latency, joules) = run_once(&mut plant, id, Work { items, ..variant.work })?;
-                probes.push(Probe { clock, items, latency });
+                let (clock, memory_share) = (point.clock, points.memory_share(index));
+                probes.push(Probe { clock, memory_share, items, latency });
                 let modelled = unit.busy_power.at(clock).as_watts() * latency.as_secs_f64();
                 if modelled > 0.0 {
                     scales.push(joules / modelled);
@@ -158,6 +158,17 @@ fn measure(
         power_source,
         footprint: variant.footprint,
     })
+}
+
+/// Sets the clocks of a unit and of its memory, and waits for them. `None` if the plant refuses.
+fn set_clocks(plant: &mut Plant, board: &Board, unit: UnitId, point: OperatingPoint) -> Option<()> {
+    for (domain, clock) in domains_of(board, unit).into_iter().zip(point.clocks()) {
+        let Some(domain) = domain.filter(|_| clock > Kilohertz::ZERO) else { continue };
+        plant.set_bounds(plant.now(), domain, ClockBounds { min: clock, max: clock }).ok()?;
+        // Two changes may follow each other: one under way, and this one.
+        plant.advance(plant.now().after(Nanos(board.domains[domain.index()].settle.0.saturating_mul(3))));
+    }
+    Some(())
 }
 
 fn run_once(plant: &mut Plant, unit: UnitId, work: Work) -> Option<(Nanos, f64)> {

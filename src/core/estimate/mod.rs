@@ -19,6 +19,7 @@ mod slowdown;
 mod tail;
 
 use crate::core::catalog::{Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::points::{OperatingPoint, Points};
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
@@ -75,12 +76,14 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(profile: Option<&Profile>, clocks: &[Kilohertz], tuning: Tuning) -> Self {
+    fn new(profile: Option<&Profile>, points: &Points, tuning: Tuning) -> Self {
         let deviation = profile
             .and_then(|profile| BIAS_DEVIATION.iter().find(|(source, _)| *source == profile.latency_source));
         let deviation = deviation.map_or(1.0, |(_, deviation)| *deviation);
-        let point = |&clock: &Kilohertz| match profile {
-            Some(profile) if !tuning.one_slowdown => point(profile, clock),
+        let point = |index: usize| match profile {
+            Some(profile) if !tuning.one_slowdown => {
+                point(profile, points.at(index).clock, points.memory_share(index))
+            }
             _ => Point { share: 1.0, p: 1.0 },
         };
         Self {
@@ -93,20 +96,20 @@ impl Pair {
             scale: profile.map_or(Scale::new(1.0, false), |profile| {
                 Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
             }),
-            points: clocks.iter().map(point).collect(),
-            slowdowns: vec![Cell::new(1.0); clocks.len()].into(),
+            points: (0..points.len()).map(point).collect(),
+            slowdowns: vec![Cell::new(1.0); points.len()].into(),
             slowdowns_of: Cell::new(0),
         }
     }
 }
 
-fn point(profile: &Profile, clock: Kilohertz) -> Point {
+fn point(profile: &Profile, clock: Kilohertz, memory_share: f64) -> Point {
     let ghz = if clock == Kilohertz::ZERO { 1.0 } else { clock.as_ghz() };
     let p = profile.latency.p;
     let p = if p >= 1.0 { p.min(10.0) } else { 1.0 };
     let compute = profile.latency.compute_s_ghz / ghz;
     // The quotient first: powers of tiny times vanish.
-    let memory = (profile.latency.memory_s / compute).powf(p);
+    let memory = (profile.latency.memory_s_at(memory_share) / compute).powf(p);
     let share = 1.0 / (1.0 + memory);
     Point { share: if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) }, p }
 }
@@ -115,7 +118,8 @@ fn point(profile: &Profile, clock: Kilohertz) -> Point {
 #[derive(Debug, Clone)]
 pub struct Estimates {
     tuning: Tuning,
-    clocks: Vec<Box<[Kilohertz]>>,
+    /// By unit.
+    points: Vec<Points>,
     filters: Vec<Filter>,
     /// Counts the changes of each filter and of what rests on it, from 1.
     versions: Vec<u64>,
@@ -138,16 +142,11 @@ impl Estimates {
     #[must_use]
     pub fn tuned(catalog: &Catalog, tuning: Tuning) -> Self {
         let board = &catalog.board;
-        let clocks: Vec<Box<[Kilohertz]>> = board
-            .units
-            .iter()
-            .map(|unit| unit.domain.map_or(&[][..], |domain| &board.domains[domain.index()].opps[..]))
-            .map(|opps| if opps.is_empty() { &[Kilohertz::ZERO][..] } else { opps }.into())
-            .collect();
         let units = board.units.len();
+        let points: Vec<Points> = (0..units).map(|unit| Points::of(board, UnitId::at(unit))).collect();
         let pairs = catalog.variants.iter().map(|variant| {
-            let profiles = variant.profiles.iter().zip(&clocks);
-            profiles.map(|(profile, clocks)| Pair::new(profile.as_ref(), clocks, tuning)).collect()
+            let profiles = variant.profiles.iter().zip(&points);
+            profiles.map(|(profile, points)| Pair::new(profile.as_ref(), points, tuning)).collect()
         });
         Self {
             tuning,
@@ -155,11 +154,11 @@ impl Estimates {
             versions: vec![1; units],
             tails: vec![Tail::new(tuning.gaussian_tail); units],
             pairs: pairs.collect(),
-            power: Power::new(board, &clocks),
+            power: Power::new(board, &points),
             heat: Heat::new(board.thermal),
             arrivals: Arrivals::new(catalog.models.len()),
             latency_errors: vec![Meter::default(); units],
-            clocks,
+            points,
         }
     }
 
@@ -171,24 +170,24 @@ impl Estimates {
         if self.tuning.one_slowdown { 0 } else { unit.index() }
     }
 
-    /// Index of the operating point of `unit` nearest below `clock`.
-    fn point_of(&self, unit: UnitId, clock: Kilohertz) -> usize {
-        self.clocks[unit.index()].partition_point(|&opp| opp <= clock).saturating_sub(1)
+    /// Index of the operating point of `unit` nearest below.
+    fn point_of(&self, unit: UnitId, point: OperatingPoint) -> usize {
+        self.points[unit.index()].nearest_below(point)
     }
 
     // --- Latency -------------------------------------------------------------------------------------------
 
-    /// Actual over profiled latency, as expected now at the unit's highest clock.
+    /// Actual over profiled latency, as expected now at the unit's highest clocks.
     #[must_use]
     pub fn slowdown(&self, variant: VariantId, unit: UnitId) -> f64 {
-        self.slowdown_at_point(variant, unit, self.clocks[unit.index()].len() - 1)
+        self.slowdown_at_point(variant, unit, self.points[unit.index()].top())
     }
 
-    /// Actual over profiled latency, as expected now at a clock of the unit: where others crowd its memory, a
+    /// Actual over profiled latency, as expected now at clocks of the unit: where others crowd its memory, a
     /// variant that is bound by its own arithmetic hardly feels it.
     #[must_use]
-    pub fn slowdown_at(&self, variant: VariantId, unit: UnitId, clock: Kilohertz) -> f64 {
-        self.slowdown_at_point(variant, unit, self.point_of(unit, clock))
+    pub fn slowdown_at(&self, variant: VariantId, unit: UnitId, point: OperatingPoint) -> f64 {
+        self.slowdown_at_point(variant, unit, self.point_of(unit, point))
     }
 
     /// The same by the index of the unit's operating point.
@@ -256,12 +255,12 @@ impl Estimates {
             && profile.is_some_and(|profile| profile.latency_source == Provenance::Conservative)
     }
 
-    /// A run at `clock` took `actual` where the profile says `profiled`.
+    /// A run at `point` took `actual` where the profile says `profiled`.
     pub fn observe_latency(
         &mut self,
         variant: VariantId,
         unit: UnitId,
-        clock: Kilohertz,
+        point: OperatingPoint,
         profiled: Nanos,
         actual: Nanos,
     ) {
@@ -269,7 +268,7 @@ impl Estimates {
             return;
         }
         let filter = self.filter(unit);
-        let point = self.point_of(unit, clock);
+        let point = self.point_of(unit, point);
         let tail = &mut self.tails[unit.index()];
         let pair = &mut self.pairs[variant.index()][unit.index()];
         let noise = tail.noise();
@@ -306,17 +305,17 @@ impl Estimates {
         &mut self,
         variant: VariantId,
         unit: UnitId,
-        clock: Kilohertz,
+        point: OperatingPoint,
         profiled: Nanos,
         elapsed: Nanos,
     ) {
-        let expected = profiled.as_f64() * self.slowdown_at(variant, unit, clock);
+        let expected = profiled.as_f64() * self.slowdown_at(variant, unit, point);
         if expected > 0.0 && elapsed.as_f64() >= 0.9 * expected {
             let ratio = elapsed.as_f64() / expected;
             let odds = self.survival(variant, unit, ratio).max(f64::MIN_POSITIVE);
             let more = (self.mean_excess(unit, ratio) / odds).clamp(0.0, LONGEST_EXCESS);
             let actual = Nanos::from_f64(expected * (ratio + more));
-            self.observe_latency(variant, unit, clock, profiled, actual);
+            self.observe_latency(variant, unit, point, profiled, actual);
         }
     }
 
@@ -329,7 +328,7 @@ impl Estimates {
     pub fn forget(&mut self, catalog: &Catalog, variant: VariantId, unit: UnitId) {
         let profile = catalog.variants[variant.index()].profiles[unit.index()].as_ref();
         self.pairs[variant.index()][unit.index()] =
-            Pair::new(profile, &self.clocks[unit.index()], self.tuning);
+            Pair::new(profile, &self.points[unit.index()], self.tuning);
     }
 
     // --- Power ---------------------------------------------------------------------------------------------
@@ -341,29 +340,31 @@ impl Estimates {
         Microwatts::from_watts(self.power.idle_w())
     }
 
-    /// Power above idle of a variant on a unit at a clock, in watts, at the present temperature.
+    /// Power above idle of a variant on a unit, in watts, at the present temperature: the unit's and what the
+    /// memory draws for its clock.
     #[must_use]
-    pub fn busy_watts(&self, variant: VariantId, unit: UnitId, clock: Kilohertz) -> f64 {
-        self.busy_watts_at_point(variant, unit, self.point_of(unit, clock))
+    pub fn busy_watts(&self, variant: VariantId, unit: UnitId, point: OperatingPoint) -> f64 {
+        self.busy_watts_at_point(variant, unit, self.point_of(unit, point))
     }
 
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn busy_watts_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
-        self.pair(variant, unit).scale.value * self.power.unit_w(unit.index(), point)
+        let scale = self.pair(variant, unit).scale.value;
+        scale * self.power.unit_w(unit.index(), point) + self.power.memory_w(unit.index(), point)
     }
 
     /// A run begins.
-    pub fn begin(&mut self, variant: VariantId, unit: UnitId, clock: Kilohertz, now: Timestamp) {
-        let point = self.point_of(unit, clock);
+    pub fn begin(&mut self, variant: VariantId, unit: UnitId, point: OperatingPoint, now: Timestamp) {
+        let point = self.point_of(unit, point);
         let pair = &mut self.pairs[variant.index()][unit.index()];
         pair.begun = pair.begun.saturating_add(1);
         self.power.begin(unit.index(), point, pair.scale.value, now);
     }
 
-    /// The clock of the batch that runs on a unit changes.
-    pub fn reclock(&mut self, unit: UnitId, clock: Kilohertz, now: Timestamp) {
-        self.power.reclock(unit.index(), self.point_of(unit, clock), now);
+    /// The clocks of the batch that runs on a unit change.
+    pub fn reclock(&mut self, unit: UnitId, point: OperatingPoint, now: Timestamp) {
+        self.power.reclock(unit.index(), self.point_of(unit, point), now);
     }
 
     /// The run on a unit ends, whatever came of it.
@@ -371,18 +372,24 @@ impl Estimates {
         self.power.end(unit.index(), now);
     }
 
-    /// A meter saw a run of a variant at `clock` draw `joules` above idle in `time`.
+    /// A meter saw a run of a variant at `point` draw `joules` above idle in `time`: the unit's part, without the memory's.
     pub fn observe_energy(
         &mut self,
         variant: VariantId,
         unit: UnitId,
-        clock: Kilohertz,
+        point: OperatingPoint,
         time: Nanos,
         joules: f64,
     ) {
-        let point = self.point_of(unit, clock);
+        let point = self.point_of(unit, point);
         let scale = &mut self.pairs[variant.index()][unit.index()].scale;
         self.power.observe_run(unit.index(), point, scale, time.as_secs_f64(), joules);
+    }
+
+    /// What of the power above idle at a point is the memory's, in watts.
+    #[must_use]
+    pub fn memory_watts(&self, unit: UnitId, point: OperatingPoint) -> f64 {
+        self.power.memory_w(unit.index(), self.point_of(unit, point))
     }
 
     /// Ends an interval between two sweeps of the sensors: the mean power above idle that the units should have

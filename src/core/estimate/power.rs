@@ -16,9 +16,11 @@
 //! ran but what is metered, so that it follows within seconds what else draws from the same supply.
 
 use super::meter::Meter;
-use crate::core::catalog::{Board, PowerModel};
+use crate::core::catalog::{Board, UnitId};
+use crate::core::plan::memory_watts;
+use crate::core::points::{OperatingPoint, Points};
 use crate::time::Timestamp;
-use crate::units::{Kilohertz, Nanos};
+use crate::units::Nanos;
 
 /// Of what was known, so much is left after an observation.
 const FORGETTING: f64 = 0.995;
@@ -81,8 +83,9 @@ impl Scale {
 struct Exposure {
     /// Time busy, s.
     busy_s: f64,
-    /// Expected energy, J.
+    /// Expected energy of the unit, and of its memory's clock, J.
     joules: f64,
+    memory_j: f64,
     /// Time times scale and operating point's factor, per function of the basis.
     basis: [f64; 4],
     /// The operating point, if it was but one.
@@ -100,7 +103,10 @@ struct Active {
 /// One unit.
 #[derive(Debug, Clone)]
 struct UnitPower {
+    /// The unit's own clock in GHz, by operating point.
     clocks: Box<[f64]>,
+    /// Power of the memory for its clock, by operating point.
+    memory_w: Box<[f64]>,
     coefficients: [f64; 4],
     covariance: [[f64; 4]; 4],
     doubt: [f64; 4],
@@ -137,10 +143,11 @@ pub(super) struct Power {
 }
 
 impl UnitPower {
-    fn new(model: &PowerModel, clocks: &[Kilohertz]) -> Self {
-        // Without a clock the model is read at 1 GHz, as everywhere.
-        let ghz = |clock: &Kilohertz| if *clock == Kilohertz::ZERO { 0.0 } else { clock.as_ghz() };
-        let clocks: Box<[f64]> = clocks.iter().map(ghz).collect();
+    fn new(board: &Board, id: UnitId, points: &Points) -> Self {
+        let model = &board.units[id.index()].busy_power;
+        let memory_w = points.iter().map(|point| memory_watts(board, id, point).min(WATTS_MAX)).collect();
+        let ghz = |point: OperatingPoint| point.clock.as_ghz();
+        let clocks: Box<[f64]> = points.iter().map(ghz).collect();
         let coefficients = [model.constant_w, model.linear_w_per_ghz, model.cubic_w_per_ghz3, 0.0];
         let coefficients = coefficients.map(|value| if value > 0.0 { value.min(WATTS_MAX) } else { 0.0 });
         let highest = clocks.iter().copied().fold(0.0, f64::max);
@@ -157,6 +164,7 @@ impl UnitPower {
             watts: vec![0.0; clocks.len()].into(),
             file_w: vec![0.0; clocks.len()].into(),
             clocks,
+            memory_w,
             coefficients,
             covariance,
             doubt,
@@ -193,6 +201,7 @@ impl UnitPower {
         }
         self.open.busy_s += seconds;
         self.open.joules += weight * self.watts[active.point];
+        self.open.memory_j += seconds * self.memory_w[active.point];
         self.open.mixed |= self.open.point.is_some_and(|point| point != active.point);
         self.open.point = Some(active.point);
     }
@@ -262,12 +271,12 @@ fn basis(ghz: f64, warmth: f64) -> [f64; 4] {
 }
 
 impl Power {
-    /// As the board file says. `clocks` are the operating points by unit.
-    pub(super) fn new(board: &Board, clocks: &[Box<[Kilohertz]>]) -> Self {
+    /// As the board file says, for the operating points by unit.
+    pub(super) fn new(board: &Board, points: &[Points]) -> Self {
         let idle_w = board.idle_power.as_watts().clamp(0.0, WATTS_MAX);
-        let units = board.units.iter().zip(clocks);
+        let unit = |(unit, points)| UnitPower::new(board, UnitId::at(unit), points);
         Self {
-            units: units.map(|(unit, clocks)| UnitPower::new(&unit.busy_power, clocks)).collect(),
+            units: points.iter().enumerate().map(unit).collect(),
             idle: [idle_w, 0.0],
             idle_covariance: [(0.05 * idle_w).powi(2), 0.0, IDLE_SLOPE * IDLE_SLOPE],
             file_idle_w: idle_w,
@@ -290,6 +299,11 @@ impl Power {
     /// Power of a unit above idle at a scale of one, W.
     pub(super) fn unit_w(&self, unit: usize, point: usize) -> f64 {
         self.units[unit].watts[point]
+    }
+
+    /// Power of a unit's memory for its clock, above that at its lowest, W.
+    pub(super) fn memory_w(&self, unit: usize, point: usize) -> f64 {
+        self.units[unit].memory_w[point]
     }
 
     /// When rails last confirmed the busy power.
@@ -360,7 +374,7 @@ impl Power {
         for unit in &mut self.units {
             unit.expose(now, self.warmth);
             unit.closed = std::mem::take(&mut unit.open);
-            joules += unit.closed.joules;
+            joules += unit.closed.joules + unit.closed.memory_j;
         }
         if let Some(celsius) = celsius.filter(|c| (CELSIUS_RANGE.0..=CELSIUS_RANGE.1).contains(c)) {
             self.warmth = (celsius - REFERENCE_C) / KELVIN;

@@ -1,41 +1,53 @@
 //! Latency of every variant on every unit at every operating point, tabulated.
 
-use crate::core::catalog::{Catalog, Profile, Roofline, UnitId, VariantId};
-use crate::units::{Kilohertz, Nanos};
+use crate::core::catalog::{Board, Catalog, Profile, Roofline, UnitId, VariantId};
+use crate::core::points::{OperatingPoint, Points};
+use crate::units::Nanos;
 
-/// Latency of a variant on a unit at each operating point of the unit's domain.
+/// Latency of a variant on a unit at each of the unit's operating points.
 #[derive(Debug, Clone)]
 pub(super) struct Cost {
     /// Seconds for one item, overhead excluded, by operating point.
     item_s: Box<[f64]>,
-    /// Whether no higher operating point runs one item for less energy, by the board's power model.
-    pub(super) pays: Box<[bool]>,
+    /// The operating points than which no faster one runs an item for less energy, by the board's power model, the
+    /// slowest first: so each takes more energy than the one before.
+    pub(super) front: Box<[usize]>,
     overhead_s: f64,
     marginal: f64,
 }
 
 impl Cost {
-    fn new(profile: &Profile, clocks: &[Kilohertz], watts: impl Fn(Kilohertz) -> f64) -> Self {
+    fn new(profile: &Profile, points: &Points, watts: impl Fn(OperatingPoint) -> f64) -> Self {
         let bare = Roofline { overhead_s: 0.0, ..profile.latency };
+        let item_s = |index: usize| {
+            let roofline = bare.with_memory_at(points.memory_share(index));
+            roofline.latency(points.at(index).clock, 1).as_secs_f64()
+        };
         let mut cost = Self {
-            item_s: clocks.iter().map(|&clock| bare.latency(clock, 1).as_secs_f64()).collect(),
-            pays: vec![false; clocks.len()].into(),
+            item_s: (0..points.len()).map(item_s).collect(),
+            front: Box::default(),
             overhead_s: profile.latency.overhead_s,
             marginal: profile.latency.marginal,
         };
+        // The fastest first; of two as fast, the higher clocks.
+        let mut fastest: Vec<usize> = (0..points.len()).rev().collect();
+        fastest.sort_by(|&a, &b| cost.item_s[a].total_cmp(&cost.item_s[b]));
         let mut least = f64::INFINITY;
-        for opp in (0..clocks.len()).rev() {
-            let energy = cost.seconds(opp, 1) * watts(clocks[opp]);
-            cost.pays[opp] = energy < least;
+        fastest.retain(|&index| {
+            let energy = cost.seconds(index, 1) * watts(points.at(index));
+            let pays = energy < least;
             least = least.min(energy);
-        }
+            pays
+        });
+        fastest.reverse();
+        cost.front = fastest.into();
         cost
     }
 
     /// Profiled seconds of a batch.
-    pub(super) fn seconds(&self, opp: usize, items: u32) -> f64 {
+    pub(super) fn seconds(&self, point: usize, items: u32) -> f64 {
         let scale = 1.0 + self.marginal * f64::from(items.saturating_sub(1));
-        self.overhead_s + self.item_s[opp] * scale
+        self.overhead_s + self.item_s[point] * scale
     }
 }
 
@@ -43,7 +55,7 @@ impl Cost {
 /// homogeneous, so a batch scales the tabulated item latency.
 #[derive(Debug, Clone)]
 pub struct CostTable {
-    clocks: Vec<Vec<Kilohertz>>,
+    points: Vec<Points>,
     costs: Vec<Vec<Option<Cost>>>,
 }
 
@@ -51,20 +63,12 @@ impl CostTable {
     /// Tabulates a catalogue.
     #[must_use]
     pub fn new(catalog: &Catalog) -> Self {
-        let clocks: Vec<Vec<Kilohertz>> = (0..catalog.board.units.len())
-            .map(|unit| {
-                let domain =
-                    catalog.board.units[unit].domain.map(|domain| &catalog.board.domains[domain.index()]);
-                domain
-                    .map(|domain| domain.opps.clone())
-                    .filter(|opps| !opps.is_empty())
-                    .unwrap_or(vec![Kilohertz::ZERO])
-            })
-            .collect();
+        let units = catalog.board.units.len();
+        let points = (0..units).map(|unit| Points::of(&catalog.board, UnitId::at(unit)));
         let mut table =
-            Self { clocks, costs: vec![vec![None; catalog.board.units.len()]; catalog.variants.len()] };
+            Self { points: points.collect(), costs: vec![vec![None; units]; catalog.variants.len()] };
         for variant in 0..catalog.variants.len() {
-            for unit in 0..catalog.board.units.len() {
+            for unit in 0..units {
                 table.update(catalog, VariantId::at(variant), UnitId::at(unit));
             }
         }
@@ -74,31 +78,36 @@ impl CostTable {
     /// Takes over a changed profile.
     pub fn update(&mut self, catalog: &Catalog, variant: VariantId, unit: UnitId) {
         let profile = &catalog.variants[variant.index()].profiles[unit.index()];
-        let power = &catalog.board.units[unit.index()].busy_power;
-        let clocks = &self.clocks[unit.index()];
+        let watts = |point: OperatingPoint| {
+            let busy = catalog.board.units[unit.index()].busy_power.at(point.clock).as_watts();
+            busy + memory_watts(&catalog.board, unit, point)
+        };
         self.costs[variant.index()][unit.index()] =
-            profile.as_ref().map(|profile| Cost::new(profile, clocks, |clock| power.at(clock).as_watts()));
+            profile.as_ref().map(|profile| Cost::new(profile, &self.points[unit.index()], watts));
     }
 
     pub(super) fn of(&self, variant: VariantId, unit: UnitId) -> Option<&Cost> {
         self.costs[variant.index()][unit.index()].as_ref()
     }
 
-    /// Operating points of a unit; a single zero where it has no clock.
+    /// Operating points of a unit.
     #[must_use]
-    pub fn clocks(&self, unit: UnitId) -> &[Kilohertz] {
-        &self.clocks[unit.index()]
+    pub fn points(&self, unit: UnitId) -> &Points {
+        &self.points[unit.index()]
     }
 
-    /// Profiled latency at the unit's `opp`-th operating point; `None` where the variant may not run.
+    /// Profiled latency at one of the unit's operating points, by index; `None` where the variant may not run.
     #[must_use]
-    pub fn latency(&self, variant: VariantId, unit: UnitId, opp: usize, items: u32) -> Option<Nanos> {
-        Some(Nanos::from_secs_f64(self.of(variant, unit)?.seconds(opp, items)))
+    pub fn latency(&self, variant: VariantId, unit: UnitId, point: usize, items: u32) -> Option<Nanos> {
+        Some(Nanos::from_secs_f64(self.of(variant, unit)?.seconds(point, items)))
     }
+}
 
-    /// Index of the operating point of `unit` nearest below `clock`.
-    #[must_use]
-    pub fn opp_at(&self, unit: UnitId, clock: Kilohertz) -> usize {
-        self.clocks[unit.index()].iter().rposition(|&opp| opp <= clock).unwrap_or(0)
-    }
+/// What the memory of a unit draws at a point for its clock, above what it draws at its lowest, W.
+pub(in crate::core) fn memory_watts(board: &Board, unit: UnitId, point: OperatingPoint) -> f64 {
+    let domain = board.units[unit.index()].memory_domain.map(|domain| &board.domains[domain.index()]);
+    let Some((domain, &lowest)) = domain.and_then(|domain| Some((domain, domain.opps.first()?))) else {
+        return 0.0;
+    };
+    (domain.held_power.at(point.memory).as_watts() - domain.held_power.at(lowest).as_watts()).max(0.0)
 }

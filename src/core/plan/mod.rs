@@ -1,8 +1,8 @@
 //! The planner: which variant, on which unit, at which clock, in which batch, and what then.
 //!
 //! For the most urgent request and those of the same model behind it, configurations are priced: the variants
-//! that are accurate enough and loaded, the units they may run on, the operating points of the unit's clock
-//! domain, and prefixes of the queue as batches. A configuration is a small program ([`course`], [`search`]):
+//! that are accurate enough and loaded, the units they may run on, the operating points (the clock of the unit and
+//! that of its memory), and prefixes of the queue as batches. A configuration is a small program ([`course`], [`search`]):
 //! it may *boost* (raise the clock if the run still goes on at some moment) and it may be *rescued* (at the last
 //! moment that still fits, the run is cancelled and a smaller variant answers; where a run cannot be cancelled,
 //! the smaller one runs on another unit beside it). It costs the expected energy above idle of all that, clock
@@ -28,6 +28,7 @@ mod risk;
 mod search;
 
 pub use cost::CostTable;
+pub(super) use cost::memory_watts;
 pub(super) use course::Course;
 pub use risk::Risk;
 
@@ -36,13 +37,14 @@ use crate::core::clocks::Clocks;
 use crate::core::energy::{Budgets, Ledger};
 use crate::core::estimate::Estimates;
 use crate::core::event::{Rejection, RequestId};
+use crate::core::points::OperatingPoint;
 use crate::core::queue::Waiting;
 use crate::core::residency::Residency;
 use crate::core::snapshot::Snapshot;
 use crate::core::thermal::Regime;
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
-use crate::units::{Kilohertz, Microjoules, Nanos, Ppm};
+use crate::units::{Microjoules, Nanos, Ppm};
 use search::Search;
 use serde::{Deserialize, Serialize};
 
@@ -52,13 +54,14 @@ const COOLING: Nanos = Nanos::from_secs(5);
 /// wake-up that gives the order.
 pub(super) const CANCEL: Nanos = Nanos::from_micros(200);
 
-/// A clock to be asked for if the run still goes on.
+/// Clocks to be asked for if the run still goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Boost {
-    /// So long after the start; the domain's settling time comes on top.
+    /// So long after the start; the domains' settling time comes on top.
     pub after: Nanos,
-    /// The clock.
-    pub clock: Kilohertz,
+    /// The clocks.
+    #[serde(flatten)]
+    pub point: OperatingPoint,
 }
 
 /// A variant that answers in place of a run that takes too long.
@@ -70,8 +73,9 @@ pub struct Rescue {
     pub variant: VariantId,
     /// Where: on the unit of the run itself, which is cancelled, or beside it on another.
     pub unit: UnitId,
-    /// At which clock.
-    pub clock: Kilohertz,
+    /// At which clocks.
+    #[serde(flatten)]
+    pub point: OperatingPoint,
     /// Odds that it comes to that.
     pub odds: Ppm,
 }
@@ -83,8 +87,9 @@ pub struct Candidate {
     pub variant: VariantId,
     /// Unit.
     pub unit: UnitId,
-    /// Clock; zero where the unit has no clock domain.
-    pub clock: Kilohertz,
+    /// Clocks.
+    #[serde(flatten)]
+    pub point: OperatingPoint,
     /// Items in the batch.
     pub items: u32,
     /// Expected latency, queueing excluded, boost and rescue included.

@@ -6,24 +6,26 @@ use super::{CANCEL, Course, Risk, View};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::energy::Objective;
 use crate::core::estimate::Estimates;
+use crate::core::points::{OperatingPoint, Points, domains_of, position_below};
 use crate::time::Timestamp;
 use crate::units::Kilohertz;
+use smallvec::SmallVec;
 use std::ops::Range;
 
-/// What is common to all runs on a unit now.
+/// What is common to all runs on a unit now. Operating points are named by their index in `points`.
 #[derive(Debug, Clone)]
 pub(super) struct Place<'a> {
     pub(super) unit: UnitId,
-    pub(super) clocks: &'a [Kilohertz],
-    /// Operating points to choose from.
-    pub(super) points: Range<usize>,
+    points: &'a Points,
+    /// Positions to choose from, of the unit's clocks and of the memory's.
+    allowed: [Range<usize>; 2],
     /// The operating point in force.
     present: usize,
-    /// The one that it is on its way to, and for how long still, s.
-    asked: usize,
-    left_s: f64,
-    /// How long a change takes, s.
-    pub(super) settle_s: f64,
+    /// The positions that the two clocks are on their way to, and for how long still, s.
+    asked: [usize; 2],
+    left_s: [f64; 2],
+    /// How long a change of each of them takes, s.
+    settle_s: [f64; 2],
     /// When it will be free.
     pub(super) free_at: Timestamp,
     pub(super) risk: Risk,
@@ -31,36 +33,72 @@ pub(super) struct Place<'a> {
 
 impl<'a> Place<'a> {
     pub(super) fn new(view: &View<'a>, unit: UnitId) -> Self {
-        let board = &view.catalog.board;
-        let domain = board.units[unit.index()].domain;
-        let (points, asked) = domain.map_or((0..1, None), |domain| clock_points(view, domain));
-        let way = domain
-            .zip(asked)
-            .and_then(|(domain, asked)| view.clocks.way_to(domain, asked, view.snapshot, view.now));
-        // A domain whose clock is not known runs at its lowest at worst.
-        let point =
-            |clock: Option<Kilohertz>| clock.map_or(points.start, |clock| view.costs.opp_at(unit, clock));
-        Self {
+        let points = view.costs.points(unit);
+        let mut place = Self {
             unit,
-            clocks: view.costs.clocks(unit),
-            present: point(way.map(|(clock, _)| clock).or(asked)),
-            asked: point(asked),
-            left_s: way.map_or(0.0, |(_, left)| left.as_secs_f64()),
             points,
-            settle_s: domain.map_or(0.0, |domain| board.domains[domain.index()].settle.as_secs_f64()),
+            allowed: [0..1, 0..1],
+            present: 0,
+            asked: [0; 2],
+            left_s: [0.0; 2],
+            settle_s: [0.0; 2],
             free_at: view.free_at[unit.index()].max(view.now),
             risk: view.risks.get(unit.index()).copied().unwrap_or_default(),
+        };
+        // A domain whose clock is not known runs at its lowest at worst.
+        let mut present = [0; 2];
+        let domains = domains_of(&view.catalog.board, unit);
+        for (index, (domain, clocks)) in domains.into_iter().zip(points.each()).enumerate() {
+            let Some(domain) = domain else { continue };
+            let (allowed, asked) = clock_points(view, domain);
+            let way = asked.and_then(|asked| view.clocks.way_to(domain, asked, view.snapshot, view.now));
+            let position =
+                |clock: Option<Kilohertz>| clock.map_or(allowed.start, |clock| position_below(clocks, clock));
+            place.asked[index] = position(asked);
+            present[index] = position(way.map(|(clock, _)| clock).or(asked));
+            place.left_s[index] = way.map_or(0.0, |(_, left)| left.as_secs_f64());
+            place.settle_s[index] = view.catalog.board.domains[domain.index()].settle.as_secs_f64();
+            place.allowed[index] = allowed;
         }
+        place.present = points.index(present);
+        place
     }
 
     /// The highest operating point to choose from.
     pub(super) fn top(&self) -> usize {
-        self.points.end - 1
+        self.points.index([self.allowed[0].end - 1, self.allowed[1].end - 1])
     }
 
-    /// Seconds in which the clock is not yet that of the `opp`-th operating point.
-    pub(super) fn change_s(&self, opp: usize) -> f64 {
-        if opp == self.asked { self.left_s } else { self.settle_s }
+    /// The clocks at an operating point.
+    pub(super) fn at(&self, point: usize) -> OperatingPoint {
+        self.points.at(point)
+    }
+
+    /// Whether an operating point may be chosen.
+    pub(super) fn allows(&self, point: usize) -> bool {
+        let [clock, memory] = self.points.parts(point);
+        self.allowed[0].contains(&clock) && self.allowed[1].contains(&memory)
+    }
+
+    /// All operating points to choose from.
+    pub(super) fn allowed(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.points.len()).filter(|&point| self.allows(point))
+    }
+
+    /// Seconds in which the clocks are not yet those of an operating point.
+    pub(super) fn change_s(&self, point: usize) -> f64 {
+        let parts = self.points.parts(point);
+        let change_s = |index: usize| {
+            if parts[index] == self.asked[index] { self.left_s[index] } else { self.settle_s[index] }
+        };
+        change_s(0).max(change_s(1))
+    }
+
+    /// Seconds that a change from one operating point to another takes.
+    pub(super) fn between_s(&self, from: usize, to: usize) -> f64 {
+        let (from, to) = (self.points.parts(from), self.points.parts(to));
+        let change_s = |index: usize| if from[index] == to[index] { 0.0 } else { self.settle_s[index] };
+        change_s(0).max(change_s(1))
     }
 }
 
@@ -131,9 +169,12 @@ impl<'a, 'p> Pair<'a, 'p> {
         self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
     }
 
-    /// Whether no higher operating point costs less.
-    pub(super) fn pays(&self, opp: usize) -> bool {
-        self.cost.pays[opp]
+    /// The operating points worth a look, the slowest first and the highest that there is last: faster ones take more
+    /// energy, by the board's power model.
+    pub(super) fn ladder(&self) -> SmallVec<[usize; 16]> {
+        let top = self.place.top();
+        let below = self.cost.front.iter().copied().filter(|&point| point != top && self.place.allows(point));
+        below.chain(std::iter::once(top)).collect()
     }
 
     /// The course of a run at an operating point: at the clock in force until the change is through.
@@ -212,7 +253,7 @@ impl<'a, 'p> Fallback<'a, 'p> {
         }
         let cancel_s = CANCEL.as_secs_f64();
         let stays = cancel_s + self.pair.seconds(opp) * slack;
-        let rises = cancel_s + place.settle_s + self.pair.seconds(top) * slack;
+        let rises = cancel_s + place.between_s(opp, top) + self.pair.seconds(top) * slack;
         if stays <= rises { (opp, stays) } else { (top, rises) }
     }
 }

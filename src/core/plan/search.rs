@@ -207,7 +207,7 @@ impl<'v, 'l> Search<'v, 'l> {
             self.consider(prefix, &pair, &plain);
         } else if self.try_clocks(prefix, &pair, fallback, share_s) {
             // A budget is short: a dearer clock starts later but runs faster.
-            for opp in place.points.clone() {
+            for opp in pair.ladder() {
                 self.consider(prefix, &pair, &Draft { opp, ..plain });
             }
         }
@@ -239,10 +239,8 @@ impl<'v, 'l> Search<'v, 'l> {
         let mean = view.estimates.mean_excess(place.unit, 0.0);
         let accurate = view.catalog.variants[pair.variant.index()].accuracy >= prefix.target;
         let (mut short, mut found) = (false, false);
-        for opp in place.points.clone() {
-            if self.log.is_none() && !pair.pays(opp) && opp != place.top() {
-                continue;
-            }
+        let ladder = pair.ladder();
+        for (position, &opp) in ladder.iter().enumerate() {
             self.tally.considered += 1;
             let least = pair.seconds(opp) * pair.watts(opp) * mean * 1e6 / f64::from(prefix.items.max(1));
             let beaten = self.least_on_target().filter(|_| self.log.is_none());
@@ -250,7 +248,7 @@ impl<'v, 'l> Search<'v, 'l> {
                 break;
             }
             let pointless = beaten.is_some() && !accurate;
-            let hold = self.hold(pair, opp, time_s, fallback, need);
+            let hold = self.hold(pair, &ladder[position..], time_s, fallback, need);
             found |= hold.is_some();
             if let Some(boost) = hold.filter(|_| !pointless) {
                 short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s });
@@ -265,6 +263,12 @@ impl<'v, 'l> Search<'v, 'l> {
             }
             if holds && self.log.is_none() {
                 break;
+            }
+        }
+        if self.log.is_some() {
+            let others: SmallVec<[usize; 64]> = place.allowed().filter(|opp| !ladder.contains(opp)).collect();
+            for opp in others {
+                self.consider(prefix, pair, &Draft { opp, boost: None, fallback: armed, share_s });
             }
         }
         if !found {
@@ -282,38 +286,39 @@ impl<'v, 'l> Search<'v, 'l> {
         self.best.filter(|best| best.rank.grade == Grade::OnTarget).map(|best| best.rank.keys[0])
     }
 
-    /// How a run at a clock does `need` in its time: without a boost, `Some(None)`, or with the cheapest of
-    /// some boosts as late as possible. `None` if it does not.
+    /// How a run at the first of some operating points does `need` in its time: without a boost, `Some(None)`, or with
+    /// the cheapest of some boosts to others as late as possible. `None` if it does not.
     fn hold(
         &self,
         pair: &Pair<'_, '_>,
-        opp: usize,
+        ladder: &[usize],
         time_s: f64,
         fallback: Option<Fallback<'_, '_>>,
         need: f64,
     ) -> Option<Option<(f64, usize)>> {
+        let (&opp, last) = (ladder.first()?, ladder.len() - 1);
         let end_s = |opp: usize| time_s - fallback.map_or(0.0, |fallback| fallback.lead(opp, need).1);
         let course = pair.course(opp);
         if end_s(opp) > 0.0 && course.work(end_s(opp)) >= need {
             return Some(None);
         }
         let place = pair.place;
-        let top = place.top();
-        if opp >= top || !self.view.tuning.hedging || place.settle_s <= 0.0 {
+        if last == 0 || !self.view.tuning.hedging || place.between_s(opp, ladder[last]) <= 0.0 {
             return None;
         }
         let mut cheapest: Option<(f64, (f64, usize))> = None;
-        let mut last = opp;
-        for raised in [opp + 1, (opp + top).div_ceil(2), top] {
-            if raised <= last {
+        let mut seen = 0;
+        for position in [1, last.div_ceil(2), last] {
+            if position <= seen {
                 continue;
             }
-            last = raised;
+            seen = position;
+            let raised = ladder[position];
             let begun_s = place.change_s(opp);
             let (slow, fast) = (pair.seconds(opp).recip(), pair.seconds(raised).recip());
             let done = course.work(begun_s) - begun_s * slow;
             let at_s = ((end_s(raised) * fast + done - need) / (fast - slow)).min(end_s(raised));
-            let asked_s = at_s - place.settle_s;
+            let asked_s = at_s - place.between_s(opp, raised);
             // One change at a time; and a moment that is no number is none.
             if asked_s.is_nan() || asked_s < begun_s {
                 continue;
@@ -391,7 +396,11 @@ impl<'v, 'l> Search<'v, 'l> {
         let mut course = pair.course(draft.opp);
         let mut last = draft.opp;
         if let Some((asked_s, raised)) = draft.boost {
-            course.change(asked_s + place.settle_s, pair.seconds(raised), pair.watts(raised));
+            course.change(
+                asked_s + place.between_s(draft.opp, raised),
+                pair.seconds(raised),
+                pair.watts(raised),
+            );
             last = raised;
         }
         let survival = |ratio| view.estimates.survival(pair.variant, place.unit, ratio);
@@ -416,11 +425,10 @@ impl<'v, 'l> Search<'v, 'l> {
             accuracy -= odds * (pair.accuracy - fallback.pair.accuracy);
             rescued = odds;
         }
-        let clock = |place: &Place<'_>, opp: usize| place.clocks[opp];
         let candidate = Candidate {
             variant: pair.variant,
             unit: place.unit,
-            clock: clock(place, draft.opp),
+            point: place.at(draft.opp),
             items: prefix.items,
             latency: Nanos::from_secs_f64(seconds),
             energy: Microjoules::from_f64(joules * 1e6),
@@ -428,13 +436,13 @@ impl<'v, 'l> Search<'v, 'l> {
             miss: Ppm::from_fraction(late.clamp(0.0, 1.0)),
             boost: draft.boost.map(|(asked_s, raised)| Boost {
                 after: Nanos::from_secs_f64(asked_s),
-                clock: clock(place, raised),
+                point: place.at(raised),
             }),
             rescue: rescue.map(|(fallback, opp, at_s, odds)| Rescue {
                 after: Nanos::from_secs_f64(at_s),
                 variant: fallback.pair.variant,
                 unit: fallback.pair.place.unit,
-                clock: clock(fallback.pair.place, opp),
+                point: fallback.pair.place.at(opp),
                 odds: Ppm::from_fraction(odds.clamp(0.0, 1.0)),
             }),
         };

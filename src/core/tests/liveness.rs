@@ -160,7 +160,12 @@ fn a_cap_is_remembered_until_it_is_seen_lifted_or_old() {
 fn domains_that_no_unit_is_planned_on_get_their_range_back() {
     let mut hot = catalog();
     let opps = [800_000, 1_600_000].map(Kilohertz).to_vec();
-    hot.board.domains.push(Domain { name: "emc".into(), opps, settle: Nanos::from_millis(8) });
+    hot.board.domains.push(Domain {
+        name: "emc".into(),
+        opps,
+        settle: Nanos::from_millis(8),
+        held_power: PowerModel::default(),
+    });
     let mut world = World::new(hot, budgets());
     let sweep = |celsius| {
         let mut sweep = readings(celsius, 2.0);

@@ -13,6 +13,7 @@ pub(super) fn profile(compute_ms_ghz: f64, footprint: u64) -> Profile {
             p: 2.0,
             overhead_s: 1e-5,
             marginal: 0.8,
+            memory_elasticity: 1.0,
         },
         spread: 0.02,
         latency_source: Provenance::Measured,
@@ -53,8 +54,18 @@ pub(super) fn catalog() -> Catalog {
             unit("gpu", UnitKind::Gpu, 1, 1, 6.0),
         ],
         domains: vec![
-            Domain { name: "cpu".into(), opps: opps(&[500, 1000, 1500, 2000]), settle: MS },
-            Domain { name: "gpu".into(), opps: opps(&[200, 400, 800, 1200]), settle: Nanos::from_millis(5) },
+            Domain {
+                name: "cpu".into(),
+                opps: opps(&[500, 1000, 1500, 2000]),
+                settle: MS,
+                held_power: PowerModel::default(),
+            },
+            Domain {
+                name: "gpu".into(),
+                opps: opps(&[200, 400, 800, 1200]),
+                settle: Nanos::from_millis(5),
+                held_power: PowerModel::default(),
+            },
         ],
         zones: vec![Zone {
             name: "soc".into(),

@@ -220,6 +220,8 @@ pub struct Row {
     pub unit: String,
     /// Clock; 0 where the unit has none.
     pub clock_khz: u32,
+    /// Memory clock, where there is one to set.
+    pub memory_khz: Option<u32>,
     /// Requests that share the run.
     pub requests: usize,
     /// Items of the run.
@@ -296,6 +298,8 @@ pub struct Ran {
     pub unit: String,
     /// The clock that it began with.
     pub clock_khz: u32,
+    /// The memory clock that it began with, where there is one to set.
+    pub memory_khz: Option<u32>,
     /// Who shared it.
     pub requests: Vec<u64>,
     /// Items.

@@ -36,6 +36,13 @@ pub(super) fn clock(khz: u32) -> String {
     if khz == 0 { String::new() } else { format!("{} MHz", khz / 1000) }
 }
 
+/// The clocks of a unit and of its memory.
+pub(super) fn clocks(khz: u32, memory_khz: Option<u32>) -> String {
+    let memory = memory_khz.map(|khz| format!("memory {}", clock(khz)));
+    let own = Some(clock(khz)).filter(|clock| !clock.is_empty());
+    own.into_iter().chain(memory).collect::<Vec<_>>().join(", ")
+}
+
 /// Microseconds as seconds.
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(super) fn seconds(us: u64) -> String {

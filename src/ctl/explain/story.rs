@@ -312,7 +312,7 @@ impl Story {
             let unit = self.catalog.board.units.get(run.dispatch.unit.index());
             let domain = unit.and_then(|unit| unit.domain);
             let bounds = domain.and_then(|domain| *setpoints.domains.get(domain.index())?);
-            if let Some(bounds) = bounds.filter(|bounds| under_way && bounds.min > run.dispatch.clock) {
+            if let Some(bounds) = bounds.filter(|bounds| under_way && bounds.min > run.dispatch.point.clock) {
                 run.raised = Some((at, bounds.min));
             }
         }

@@ -1,7 +1,7 @@
 //! The explanation for people.
 
 use super::document::{Decision, Ended, Explained, Offer, Ran, Row};
-use super::figures::{clock, micros, seconds, share};
+use super::figures::{clock, clocks, micros, seconds, share};
 use super::verdict::{energy, left_aside, moment, us, waiting_for};
 use crate::core::catalog::Provenance;
 use crate::ctl::report::table::{right, table};
@@ -150,7 +150,8 @@ fn candidates(offer: &Offer) -> Table {
     heads.push("ruling");
     let mut table = table(&heads);
     for row in &offer.candidates {
-        let mut cells = vec![Cell::new(&row.variant), Cell::new(&row.unit), right(clock(row.clock_khz))];
+        let mut cells =
+            vec![Cell::new(&row.variant), Cell::new(&row.unit), right(clocks(row.clock_khz, row.memory_khz))];
         cells.extend(batches.then(|| right(row.requests)));
         cells.extend(starts.then(|| right(us(row.start_us))));
         cells.extend([
@@ -219,8 +220,8 @@ fn happened(text: &mut String, explained: &Explained) {
 }
 
 /// The clock of a run, and what it was raised to.
-fn clocks(run: &Ran) -> String {
-    let began = clock(run.clock_khz);
+fn clocks_of(run: &Ran) -> String {
+    let began = clocks(run.clock_khz, run.memory_khz);
     match &run.raised {
         None => began,
         Some(raised) => {
@@ -242,7 +243,7 @@ fn ran(run: &Ran) -> Vec<Cell> {
     vec![
         Cell::new(format!("{}/{}", run.model, run.variant)),
         Cell::new(&run.unit),
-        right(clocks(run)),
+        right(clocks_of(run)),
         Cell::new(requests.join(" ")),
         right(micros(run.from_us.unwrap_or(run.at_us))),
         right(run.to_us.map_or_else(|| "-".to_owned(), micros)),

@@ -1,7 +1,7 @@
 //! The explanation in sentences: what an operator wants to know first.
 
 use super::document::{Admission, Decision, Ended, Explained, Out, Ran, Row};
-use super::figures::{clock, micros, millijoules, share};
+use super::figures::{clock, clocks, micros, millijoules, share};
 use crate::core::plan::{Constraint, Grade, Ruling};
 
 /// A run that takes so much longer than expected is worth a word.
@@ -325,7 +325,7 @@ pub(super) fn left_aside(excluded: &[Out]) -> Vec<String> {
 
 /// A candidate in short.
 pub(super) fn configuration(row: &Row) -> String {
-    let clock = clock(row.clock_khz);
+    let clock = clocks(row.clock_khz, row.memory_khz);
     let at = if clock.is_empty() { String::new() } else { format!(" at {clock}") };
     format!("{} on {}{at}", row.variant, row.unit)
 }

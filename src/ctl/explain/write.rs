@@ -10,6 +10,7 @@ use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::event::{AppId, Outcome, Rejection, RequestId, Served};
 use crate::core::explain::{Arrival, Busy, Exclusion, Options};
 use crate::core::plan::{Candidate, Choice, Considered, Grade, Ruling};
+use crate::core::points::OperatingPoint;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos, Ppm};
@@ -49,7 +50,8 @@ impl Names<'_> {
             variant: self.variant(dispatch.variant),
             model: self.model_of(dispatch.variant),
             unit: self.unit(dispatch.unit),
-            clock_khz: dispatch.clock.0,
+            clock_khz: dispatch.point.clock.0,
+            memory_khz: memory_khz(dispatch.point),
             requests: ids(&dispatch.requests),
             items: dispatch.items,
             raised: run.raised.map(|(raised, clock)| RaisedAt {
@@ -67,12 +69,13 @@ impl Names<'_> {
     }
 
     fn row(&self, one: &Considered, at: Timestamp, guess: bool, why: String) -> Row {
-        let Candidate { variant, unit, clock, items, latency, energy, miss, boost, rescue, .. } =
+        let Candidate { variant, unit, point, items, latency, energy, miss, boost, rescue, .. } =
             one.candidate;
         Row {
             variant: self.variant(variant),
             unit: self.unit(unit),
-            clock_khz: clock.0,
+            clock_khz: point.clock.0,
+            memory_khz: memory_khz(point),
             requests: one.requests,
             items,
             start_us: one.start.since(at).as_micros(),
@@ -82,12 +85,12 @@ impl Names<'_> {
             accuracy: one.accuracy,
             miss: miss.as_fraction(),
             boost: boost
-                .map(|boost| RaisedAt { after_us: boost.after.as_micros(), clock_khz: boost.clock.0 }),
+                .map(|boost| RaisedAt { after_us: boost.after.as_micros(), clock_khz: boost.point.clock.0 }),
             rescue: rescue.map(|rescue| RescuedAt {
                 after_us: rescue.after.as_micros(),
                 variant: self.variant(rescue.variant),
                 unit: self.unit(rescue.unit),
-                clock_khz: rescue.clock.0,
+                clock_khz: rescue.point.clock.0,
                 odds: rescue.odds.as_fraction(),
             }),
             grade: one.grade,
@@ -378,4 +381,8 @@ pub(super) fn document(journal: &Path, story: &Story, all: bool) -> Explained {
     };
     explained.verdict = verdict::sentences(&explained);
     explained
+}
+
+fn memory_khz(point: OperatingPoint) -> Option<u32> {
+    (point.memory > Kilohertz::ZERO).then_some(point.memory.0)
 }

@@ -187,6 +187,7 @@ mod tests {
                 p: 2.5,
                 overhead_s: 1e-5,
                 marginal: 0.9,
+                memory_elasticity: 1.0,
             },
             spread: 0.02,
             latency_source: Provenance::Measured,

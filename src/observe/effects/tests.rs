@@ -1,6 +1,7 @@
 use super::*;
 use crate::core::catalog::{DomainId, ModelId, ZoneId};
 use crate::core::event::{ApplyReport, BatchRequests, ClockBounds, ClockState, MemoryState};
+use crate::core::points::OperatingPoint;
 use crate::core::thermal::Transition;
 use crate::units::{Kilohertz, Microwatts, MilliCelsius, Ppm};
 
@@ -79,7 +80,7 @@ fn a_served_request_shows_everywhere() {
         variant: VariantId(1),
         requests: BatchRequests::from_slice(&[RequestId(1)]),
         items: 2,
-        clock: Kilohertz::ZERO,
+        point: OperatingPoint::default(),
         expected: Nanos::ZERO,
         reserved: Microjoules::ZERO,
     };
@@ -245,7 +246,7 @@ fn a_failed_batch_is_counted_where_it_ran() {
             variant: VariantId(0),
             requests: BatchRequests::new(),
             items: 1,
-            clock: Kilohertz::ZERO,
+            point: OperatingPoint::default(),
             expected: Nanos::ZERO,
             reserved: Microjoules::ZERO,
         }),

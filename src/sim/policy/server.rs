@@ -17,6 +17,7 @@ use crate::core::event::{
     AppId, BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request,
     RequestId, Served,
 };
+use crate::core::points::OperatingPoint;
 use crate::core::residency::{Limits, Order, Pair, Residence, Residency};
 use crate::sim::Scheduler;
 use crate::time::Timestamp;
@@ -340,7 +341,7 @@ impl<P: Policy> Server<P> {
             variant,
             requests,
             items,
-            clock: costs.clocks(unit)[point],
+            point: OperatingPoint::of_clock(costs.clocks(unit)[point]),
             expected,
             reserved: Microjoules::from_f64(costs.joules(variant, unit, point, items) * 1e6),
         };
@@ -372,7 +373,7 @@ impl<P: Policy> Server<P> {
                 Ok(()) => Outcome::Served(Served {
                     variant: choice.variant,
                     unit: choice.unit,
-                    clock: dispatch.clock,
+                    clock: dispatch.point.clock,
                     batch_items: dispatch.items,
                     queue: completion.started.since(*arrival),
                     compute,

@@ -5,6 +5,7 @@ use crate::board::sim::{Change, Plant, Work};
 use crate::core::catalog::{DomainId, UnitId, UnitKind, VariantId};
 use crate::core::estimate::Estimates;
 use crate::core::event::ClockBounds;
+use crate::core::points::{OperatingPoint, Points};
 use crate::core::tuning::Tuning;
 use crate::units::Kilohertz;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -47,6 +48,13 @@ impl Bench {
         Self { machine, plant, unit, domain, opps }
     }
 
+    /// An operating point by its clock; the memory's stays at its highest.
+    fn at(&self, point: usize) -> OperatingPoint {
+        let [_, memories] =
+            Points::of(&self.machine.catalog.board, self.unit).each().map(|clocks| clocks[clocks.len() - 1]);
+        OperatingPoint { clock: self.opps[point], memory: memories }
+    }
+
     /// Runs a variant once at an operating point: what the profile says, what it took, joules above idle.
     fn run(&mut self, variant: VariantId, point: usize) -> (Nanos, Nanos, f64) {
         let clock = self.opps[point];
@@ -65,7 +73,7 @@ impl Bench {
 
     /// Runs a variant once and lets the estimators learn from it; their error before, relative to this run.
     fn learn(&mut self, estimates: &mut Estimates, variant: VariantId, point: usize) -> f64 {
-        let clock = self.opps[point];
+        let clock = self.at(point);
         let expected = estimates.slowdown_at(variant, self.unit, clock);
         let (profiled, took, joules) = self.run(variant, point);
         estimates.observe_energy(variant, self.unit, clock, took, joules);
@@ -81,10 +89,11 @@ impl Bench {
         for variant in (0..self.machine.variants.len()).map(VariantId::at) {
             for point in 0..self.opps.len() {
                 let (profiled, took, joules) = bench.run(variant, point);
-                let clock = self.opps[point];
+                let clock = self.at(point);
                 let latency = profiled.as_f64() * estimates.slowdown_at(variant, self.unit, clock);
-                let (power, truth) =
-                    (estimates.busy_watts(variant, self.unit, clock), joules / took.as_secs_f64());
+                let own = estimates.busy_watts(variant, self.unit, clock)
+                    - estimates.memory_watts(self.unit, clock);
+                let (power, truth) = (own, joules / took.as_secs_f64());
                 let idle = estimates.idle_power().as_watts();
                 let errors =
                     [latency / took.as_f64() - 1.0, power / truth - 1.0, (power - truth) / (truth + idle)];
@@ -152,7 +161,7 @@ fn requests_to_absorb(seed: u64, change: &Change, tuning: Tuning) -> usize {
     for request in 0..40 {
         let (variant, point) = next();
         let (profiled, truth, _) = quiet.run(variant, point);
-        let expected = profiled.as_f64() * estimates.slowdown_at(variant, bench.unit, bench.opps[point]);
+        let expected = profiled.as_f64() * estimates.slowdown_at(variant, bench.unit, bench.at(point));
         if (expected / truth.as_f64() - 1.0).abs() < 0.05 {
             return request;
         }

@@ -30,7 +30,7 @@ fn dispatch(batch: u64, unit: u8, requests: &[u64]) -> Effect {
         variant: VariantId(0),
         requests: requests.iter().map(|id| RequestId(*id)).collect(),
         items: 1,
-        clock: crate::units::Kilohertz::ZERO,
+        point: crate::core::points::OperatingPoint::default(),
         expected: Nanos::from_millis(1),
         reserved: crate::units::Microjoules::ZERO,
     })

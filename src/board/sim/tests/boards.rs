@@ -1,7 +1,7 @@
 //! Every board file: that it holds together, and that bad ones are refused with their place.
 
 use super::*;
-use crate::core::catalog::Board;
+use crate::core::catalog::{Board, Domain, PowerModel};
 
 #[test]
 fn every_board_file_is_a_plant_whose_figures_agree_with_what_the_planner_is_told() {
@@ -37,7 +37,12 @@ fn operating_points_that_the_file_leaves_to_the_kernel_come_from_the_plant() {
     let file = board("desktop");
     assert!(file.domains[0].opps_khz.is_empty());
     let spec = PlantSpec::from_board(&file).unwrap();
-    let domain = |opps| crate::core::catalog::Domain { name: "cpu".to_owned(), opps, settle: Nanos::ZERO };
+    let domain = |opps| Domain {
+        name: "cpu".to_owned(),
+        opps,
+        settle: Nanos::ZERO,
+        held_power: PowerModel::default(),
+    };
     let mut core = Board {
         name: "desktop".to_owned(),
         units: Vec::new(),

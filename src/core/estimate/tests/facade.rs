@@ -50,7 +50,12 @@ fn catalog(plan: &Plan) -> Catalog {
     };
     for (index, (clocks, constant_w, linear)) in plan.units.iter().enumerate() {
         let opps = clocks.iter().map(|mhz| Kilohertz(mhz * 1000)).collect();
-        board.domains.push(Domain { name: format!("d{index}"), opps, settle: Nanos::ZERO });
+        board.domains.push(Domain {
+            name: format!("d{index}"),
+            opps,
+            settle: Nanos::ZERO,
+            held_power: PowerModel::default(),
+        });
         board.units.push(Unit {
             name: format!("u{index}"),
             kind: UnitKind::Cpu,
@@ -67,7 +72,14 @@ fn catalog(plan: &Plan) -> Catalog {
         });
     }
     let profile = |(compute_s_ghz, memory_s, p, measured): (f64, f64, f64, bool)| Profile {
-        latency: Roofline { compute_s_ghz, memory_s, p, overhead_s: 0.0, marginal: 1.0 },
+        latency: Roofline {
+            compute_s_ghz,
+            memory_s,
+            p,
+            overhead_s: 0.0,
+            marginal: 1.0,
+            memory_elasticity: 1.0,
+        },
         spread: 0.02,
         latency_source: if measured { Provenance::Measured } else { Provenance::Conservative },
         power_scale: 1.0,
@@ -94,10 +106,10 @@ fn check(catalog: &Catalog, estimates: &Estimates) -> Result<(), TestCaseError> 
     for unit in (0..catalog.board.units.len()).map(UnitId::at) {
         prop_assert!(estimates.mean_excess(unit, 0.0).is_finite());
         for variant in (0..catalog.variants.len()).map(VariantId::at) {
-            for clock in [0, 1, 500_000, 1_000_000, u32::MAX].map(Kilohertz) {
-                let slowdown = estimates.slowdown_at(variant, unit, clock);
+            for point in [0, 1, 500_000, 1_000_000, u32::MAX].map(Kilohertz).map(OperatingPoint::of_clock) {
+                let slowdown = estimates.slowdown_at(variant, unit, point);
                 prop_assert!(slowdown > 0.0 && slowdown.is_finite(), "{slowdown}");
-                let watts = estimates.busy_watts(variant, unit, clock);
+                let watts = estimates.busy_watts(variant, unit, point);
                 prop_assert!(watts >= 0.0 && watts.is_finite(), "{watts}");
             }
             prop_assert!(estimates.slowdown(variant, unit) > 0.0);
@@ -162,7 +174,7 @@ proptest! {
             match step {
                 Step::Run { variant, unit, mhz, profiled, actual, joules } => {
                     let (variant, unit) = (VariantId::at(variant % variants), UnitId::at(unit % units));
-                    let clock = Kilohertz(mhz * 1000);
+                    let clock = OperatingPoint::of_clock(Kilohertz(mhz * 1000));
                     estimates.begin(variant, unit, clock, now);
                     now = now.after(Nanos(actual.min(1 << 40)));
                     estimates.end(unit, now);
@@ -203,7 +215,7 @@ const MS: Nanos = Nanos::from_millis(1);
 fn a_variant_that_is_off_does_not_slow_the_others() {
     let (catalog, first, unit) = two_clocks();
     let mut estimates = Estimates::new(&catalog);
-    let clock = Kilohertz(2_000_000);
+    let clock = OperatingPoint::of_clock(Kilohertz(2_000_000));
     for _ in 0..40 {
         estimates.observe_latency(first, unit, clock, MS, MS);
     }
@@ -224,7 +236,8 @@ fn crowded_memory_slows_fast_clocks_more() {
     // At 500 MHz compute takes 40 ms of (40, 20); at 2 GHz 10 of (10, 20): the memory's share is 1/5 and 4/5.
     let (catalog, variant, unit) = two_clocks();
     let mut estimates = Estimates::new(&catalog);
-    let (slow, fast) = (Kilohertz(500_000), Kilohertz(2_000_000));
+    let (slow, fast) =
+        (OperatingPoint::of_clock(Kilohertz(500_000)), OperatingPoint::of_clock(Kilohertz(2_000_000)));
     let ms = |compute: f64, memory: f64| Nanos::from_secs_f64(compute.hypot(memory) / 1e3);
     for _ in 0..40 {
         estimates.observe_latency(variant, unit, slow, ms(40.0, 20.0), ms(40.0, 40.0));
@@ -248,7 +261,9 @@ fn crowded_memory_slows_fast_clocks_more() {
 fn a_new_variant_is_doubted_for_its_first_runs() {
     let (catalog, variant, unit) = two_clocks();
     let mut estimates = Estimates::new(&catalog);
-    (0..80).for_each(|_| estimates.observe_latency(variant, unit, Kilohertz(2_000_000), MS, MS));
+    (0..80).for_each(|_| {
+        estimates.observe_latency(variant, unit, OperatingPoint::of_clock(Kilohertz(2_000_000)), MS, MS)
+    });
     assert!(estimates.survival(VariantId(1), unit, 1.02) > estimates.survival(variant, unit, 1.02));
     let wide = estimates.quantile(VariantId(1), unit, 0.999);
     assert!(wide > estimates.quantile(variant, unit, 0.999), "{wide}");

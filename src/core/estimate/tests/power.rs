@@ -1,13 +1,13 @@
 use super::*;
-use crate::core::catalog::{Board, Domain, DomainId, ThermalModel, Unit, UnitKind};
-use crate::units::Microwatts;
+use crate::core::catalog::{Board, Domain, DomainId, PowerModel, ThermalModel, Unit, UnitKind};
+use crate::units::{Kilohertz, Microwatts};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 const MHZ: [u32; 6] = [200, 400, 600, 800, 1000, 1300];
 
-fn board(models: &[PowerModel], idle_w: f64) -> (Board, Vec<Box<[Kilohertz]>>) {
+fn board(models: &[PowerModel], idle_w: f64) -> (Board, Vec<Points>) {
     let opps: Vec<Kilohertz> = MHZ.iter().map(|mhz| Kilohertz(mhz * 1000)).collect();
     let unit = |(index, model): (usize, &PowerModel)| Unit {
         name: format!("u{index}"),
@@ -22,13 +22,19 @@ fn board(models: &[PowerModel], idle_w: f64) -> (Board, Vec<Box<[Kilohertz]>>) {
     let board = Board {
         name: "t".into(),
         units: models.iter().enumerate().map(unit).collect(),
-        domains: vec![Domain { name: "d".into(), opps: opps.clone(), settle: Nanos::from_millis(1) }],
+        domains: vec![Domain {
+            name: "d".into(),
+            opps,
+            settle: Nanos::from_millis(1),
+            held_power: PowerModel::default(),
+        }],
         zones: vec![],
         rails: vec![],
         idle_power: Microwatts::from_watts(idle_w),
         thermal: ThermalModel { fast_k_per_w: 1.0, fast_tau_s: 1.0, slow_k_per_w: 1.0, slow_tau_s: 1.0 },
     };
-    (board, vec![opps.into(); models.len()])
+    let points = (0..models.len()).map(|unit| Points::of(&board, UnitId::at(unit))).collect();
+    (board, points)
 }
 
 fn model(constant_w: f64, linear_w_per_ghz: f64, cubic_w_per_ghz3: f64) -> PowerModel {
@@ -44,8 +50,8 @@ fn truth(point: usize) -> f64 {
 #[test]
 fn metered_runs_correct_the_board_file_at_every_clock() {
     // The file says half of it.
-    let (board, clocks) = board(&[model(0.3, 1.5, 0.75)], 2.0);
-    let mut power = Power::new(&board, &clocks);
+    let (board, points) = board(&[model(0.3, 1.5, 0.75)], 2.0);
+    let mut power = Power::new(&board, &points);
     let mut scale = Scale::new(1.0, true);
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     for run in 0..120 {
@@ -64,9 +70,9 @@ fn metered_runs_correct_the_board_file_at_every_clock() {
 #[test]
 fn rails_alone_correct_a_unit_that_is_busy_for_a_part_of_every_sweep() {
     // Two units; each sweep shows what runs at its very moment. The first draws twice what the file says.
-    let (board, clocks) = board(&[model(0.3, 1.5, 0.75), model(0.5, 1.0, 0.2)], 2.0);
+    let (board, points) = board(&[model(0.3, 1.5, 0.75), model(0.5, 1.0, 0.2)], 2.0);
     let (point, of_first, of_second) = (4, 2.0 * 2.55, 1.7);
-    let mut power = Power::new(&board, &clocks);
+    let mut power = Power::new(&board, &points);
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(2);
     let mut now = Timestamp::ZERO;
     for _ in 0..3000 {
@@ -94,8 +100,8 @@ fn rails_alone_correct_a_unit_that_is_busy_for_a_part_of_every_sweep() {
 
 #[test]
 fn the_idle_power_follows_within_seconds_and_with_the_heat() {
-    let (board, clocks) = board(&[model(0.3, 1.5, 0.75)], 2.0);
-    let mut power = Power::new(&board, &clocks);
+    let (board, points) = board(&[model(0.3, 1.5, 0.75)], 2.0);
+    let mut power = Power::new(&board, &points);
     let mut now = Timestamp::ZERO;
     let mut sweep = |power: &mut Power, celsius: f64, watts: f64| {
         now = now.after(Nanos::from_millis(100));
@@ -115,8 +121,8 @@ fn the_idle_power_follows_within_seconds_and_with_the_heat() {
 
 #[test]
 fn a_board_without_figures_learns_from_the_meter() {
-    let (board, clocks) = board(&[PowerModel::default()], 0.0);
-    let mut power = Power::new(&board, &clocks);
+    let (board, points) = board(&[PowerModel::default()], 0.0);
+    let mut power = Power::new(&board, &points);
     let mut scale = Scale::new(1.0, false);
     assert_eq!(power.unit_w(0, 5), 0.0);
     (0..300).for_each(|run| power.observe_run(0, run % 6, &mut scale, 0.1, 0.3));
@@ -131,8 +137,8 @@ proptest! {
         file in (0.0f64..5.0, 0.0f64..20.0, 0.0f64..10.0, 0.0f64..10.0),
         steps in proptest::collection::vec((0u8..6, 0usize..6, prop_oneof![-10.0f64..60.0, Just(f64::NAN), Just(1e12), Just(0.0)], 0u32..500), 0..300),
     ) {
-        let (board, clocks) = board(&[model(file.0, file.1, file.2), PowerModel::default()], file.3);
-        let mut power = Power::new(&board, &clocks);
+        let (board, points) = board(&[model(file.0, file.1, file.2), PowerModel::default()], file.3);
+        let mut power = Power::new(&board, &points);
         let mut scales = [Scale::new(1.0, true), Scale::new(f64::NAN, false)];
         let mut now = Timestamp::ZERO;
         for (kind, point, value, ms) in steps {

@@ -25,6 +25,7 @@ use crate::core::event::{
     BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request, RequestId,
     Served,
 };
+use crate::core::points::OperatingPoint;
 use crate::sim::{Machine, Scheduler, Stream};
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, Nanos, Ppm};
@@ -212,7 +213,7 @@ impl Causal {
             variant,
             requests: run.requests.iter().map(|waiting| waiting.request.id).collect(),
             items: run.items,
-            clock: Kilohertz::ZERO,
+            point: OperatingPoint::default(),
             expected: left,
             reserved: Microjoules::ZERO,
         }));
@@ -334,6 +335,7 @@ impl Causal {
         self.next_batch += 1;
         let gears = Arc::clone(&choice.gears);
         let clocks = gears.khz(choice.program.first);
+        let khz = |clock: Option<Kilohertz>| clock.unwrap_or(Kilohertz::ZERO);
         let boost =
             choice.program.boost.map(|(gear, at_s)| (now.after(Nanos::from_secs_f64(at_s)), gears.khz(gear)));
         let rescue = choice.rescue.map(|(variant, at_s)| (now.after(Nanos::from_secs_f64(at_s)), variant));
@@ -343,7 +345,7 @@ impl Causal {
             variant: gears.variant,
             requests: requests.iter().map(|waiting| waiting.request.id).collect(),
             items: choice.items,
-            clock: clocks[0].unwrap_or(Kilohertz::ZERO),
+            point: OperatingPoint { clock: khz(clocks[0]), memory: khz(clocks[1]) },
             expected: Nanos::from_secs_f64(choice.expected.seconds),
             reserved: Microjoules::from_f64(choice.expected.joules * 1e6),
         }));
