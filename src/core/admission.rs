@@ -6,9 +6,10 @@
 //! has room; they are late rather than refused.
 
 use super::Core;
-use crate::core::catalog::UnitId;
+use crate::core::catalog::{DomainId, UnitId};
 use crate::core::estimate::GUESS_FACTOR;
 use crate::core::event::{Outcome, Rejection, Request, RequestId};
+use crate::core::points::domains_of;
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
@@ -31,7 +32,8 @@ impl Core {
         self.watch_arrival(now, &request);
         match self.admit(now, request) {
             Ok(waiting) => {
-                self.estimates.arrived(waiting.request.model, now);
+                let span = waiting.deadline.since(now);
+                self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
                 self.queue.push(waiting);
             }
             Err((reason, retry_after)) => {
@@ -127,12 +129,15 @@ impl Core {
         }
     }
 
-    /// Time until the unit's highest clock is in force.
+    /// Time until the highest clocks of the unit and its memory are in force.
     fn raise_time(&self, unit: UnitId) -> Nanos {
-        let Some(domain) = self.catalog.board.units[unit.index()].domain else { return Nanos::ZERO };
-        let spec = &self.catalog.board.domains[domain.index()];
-        let raised = self.clocks.present(domain, &self.snapshot) >= spec.opps.last().copied();
-        if raised { Nanos::ZERO } else { spec.settle }
+        let raise_time = |domain: DomainId| {
+            let spec = &self.catalog.board.domains[domain.index()];
+            let raised = self.clocks.present(domain, &self.snapshot) >= spec.opps.last().copied();
+            if raised { Nanos::ZERO } else { spec.settle }
+        };
+        let domains = domains_of(&self.catalog.board, unit).into_iter().flatten();
+        domains.map(raise_time).max().unwrap_or(Nanos::ZERO)
     }
 
     fn any_affordable(&self, waiting: &Waiting) -> bool {

@@ -313,8 +313,7 @@ impl Core {
         let behind: SmallVec<[&Waiting; HORIZON]> = behind.skip(1).take(HORIZON).collect();
         let free_at = self.free_times(now);
         let domain_busy = self.busy_domains();
-        let rhythm = self.estimates.rhythm(head.request.model);
-        let view = View { rhythm, ..self.view(now, &free_at, &domain_busy, &behind) };
+        let view = self.view(now, &free_at, &domain_busy, &behind);
         Some(look(&view, &batch))
     }
 
@@ -339,7 +338,6 @@ impl Core {
             risks: &self.risks,
             free_at,
             behind,
-            rhythm: None,
             domain_busy,
             regime: self.thermal.regime(),
             shortage: self.shortage(),

@@ -1,18 +1,27 @@
-//! How often each model is asked for.
+//! How each model is asked for: how often, how regularly, and what a request is like.
 
 use crate::core::catalog::ModelId;
 use crate::time::Timestamp;
 use crate::units::Nanos;
+use smallvec::SmallVec;
 
-/// The mean gap follows with a gain of one in so many.
+/// The mean gap and its deviation follow with a gain of one in so many.
 const MEMORY: u64 = 8;
 
 /// Of one model.
-#[derive(Debug, Clone, Copy, Default)]
-struct Rhythm {
-    last: Option<Timestamp>,
-    /// Mean time between two requests, once there were two.
-    gap: Option<Nanos>,
+#[derive(Debug, Clone, Default)]
+pub struct Rhythm {
+    /// The last request.
+    pub last: Timestamp,
+    /// Mean time between two requests.
+    pub gap: Nanos,
+    /// Mean absolute deviation of that time.
+    pub deviation: Nanos,
+    /// Time from the last request's arrival to its deadline.
+    pub span: Nanos,
+    /// How long it takes at its fastest, by unit; `Nanos::MAX` where it cannot run.
+    pub usual: SmallVec<[Nanos; 4]>,
+    requests: u32,
 }
 
 /// Of all models.
@@ -25,20 +34,28 @@ impl Arrivals {
     }
 
     /// A request for a model came.
-    pub(super) fn observe(&mut self, model: ModelId, now: Timestamp) {
+    pub(super) fn observe(&mut self, model: ModelId, now: Timestamp, span: Nanos, usual: &[Nanos]) {
         let Some(rhythm) = self.0.get_mut(model.index()) else { return };
-        if let Some(last) = rhythm.last {
-            let gap = now.since(last);
-            let mean = rhythm.gap.map_or(gap.0, |mean| mean.0 - mean.0 / MEMORY + gap.0 / MEMORY);
-            rhythm.gap = Some(Nanos(mean));
+        let follow = |mean: Nanos, value: u64| Nanos(mean.0 - mean.0 / MEMORY + value / MEMORY);
+        let gap = now.since(rhythm.last);
+        match rhythm.requests {
+            0 => {}
+            1 => (rhythm.gap, rhythm.deviation) = (gap, gap),
+            _ => {
+                rhythm.deviation = follow(rhythm.deviation, gap.0.abs_diff(rhythm.gap.0));
+                rhythm.gap = follow(rhythm.gap, gap.0);
+            }
         }
-        rhythm.last = Some(now);
+        rhythm.last = now;
+        rhythm.span = span;
+        rhythm.usual.clear();
+        rhythm.usual.extend_from_slice(usual);
+        rhythm.requests = rhythm.requests.saturating_add(1);
     }
 
-    /// The last request and the mean gap, where there were two.
-    pub(super) fn rhythm(&self, model: ModelId) -> Option<(Timestamp, Nanos)> {
-        let rhythm = self.0.get(model.index())?;
-        rhythm.last.zip(rhythm.gap)
+    /// How a model is asked for, where there were two requests.
+    pub(super) fn rhythm(&self, model: ModelId) -> Option<&Rhythm> {
+        self.0.get(model.index()).filter(|rhythm| rhythm.requests > 1)
     }
 }
 
@@ -54,14 +71,16 @@ mod tests {
     fn a_gap_takes_two_requests_and_follows_by_an_eighth() {
         let model = ModelId::at(1);
         let mut arrivals = Arrivals::new(2);
-        arrivals.observe(model, at_ms(10));
-        assert_eq!(arrivals.rhythm(model), None);
-        arrivals.observe(model, at_ms(50));
-        assert_eq!(arrivals.rhythm(model), Some((at_ms(50), Nanos::from_millis(40))));
-        // 40 - 40/8 + 120/8.
-        arrivals.observe(model, at_ms(170));
-        assert_eq!(arrivals.rhythm(model), Some((at_ms(170), Nanos::from_millis(50))));
-        assert_eq!(arrivals.rhythm(ModelId::at(0)), None);
-        assert_eq!(arrivals.rhythm(ModelId::at(2)), None);
+        let mut ask = |at| {
+            arrivals.observe(model, at_ms(at), Nanos::from_millis(7), &[Nanos(5)]);
+            arrivals.rhythm(model).map(|rhythm| (rhythm.last, rhythm.gap, rhythm.deviation))
+        };
+        assert_eq!(ask(10), None);
+        let ms = Nanos::from_millis;
+        assert_eq!(ask(50), Some((at_ms(50), ms(40), ms(40))));
+        // 40 - 40/8 + 120/8, and 40 - 40/8 + 80/8.
+        assert_eq!(ask(170), Some((at_ms(170), ms(50), ms(45))));
+        assert!(arrivals.rhythm(ModelId::at(0)).is_none());
+        assert!(arrivals.rhythm(ModelId::at(2)).is_none());
     }
 }

@@ -24,6 +24,7 @@ use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
 use arrivals::Arrivals;
+pub use arrivals::Rhythm;
 use heat::Heat;
 pub use meter::Meter;
 use power::{Power, Scale};
@@ -438,13 +439,14 @@ impl Estimates {
     // --- Arrivals ------------------------------------------------------------------------------------------
 
     /// A request for a model was taken.
-    pub fn arrived(&mut self, model: ModelId, now: Timestamp) {
-        self.arrivals.observe(model, now);
+    /// It may take `span`, and at its fastest takes `usual` by unit.
+    pub fn arrived(&mut self, model: ModelId, now: Timestamp, span: Nanos, usual: &[Nanos]) {
+        self.arrivals.observe(model, now, span, usual);
     }
 
-    /// When a model was asked for last and the mean time between two requests, where there were two.
+    /// How a model is asked for, where it was twice.
     #[must_use]
-    pub fn rhythm(&self, model: ModelId) -> Option<(Timestamp, Nanos)> {
+    pub fn rhythm(&self, model: ModelId) -> Option<&Rhythm> {
         self.arrivals.rhythm(model)
     }
 }

@@ -6,7 +6,7 @@
 //! Shenker, FOCS'95). Work is counted by the latency at the highest clock, of the fastest variant on target.
 
 use super::View;
-use super::place::{Pair, Place};
+use super::place::Place;
 use super::search::seconds_until;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
@@ -15,26 +15,6 @@ use smallvec::SmallVec;
 
 /// Deadlines kept: the ones that ask for the most speed.
 const MOST: usize = 6;
-
-/// Requests to come that are reckoned with.
-const FORESEEN: u32 = 8;
-
-/// Seconds that a run of the first `count` requests may take so that those to come, as often as so far and each like the
-/// head, may go at the same speed: of `n` of them the last is due `n` gaps after the last arrival, and its own time
-/// later. They share runs, as many as come within that time.
-pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, count: usize) -> f64 {
-    let Some((last, gap)) = view.rhythm else { return f64::INFINITY };
-    let span = head.deadline.since(head.arrival);
-    let first_s = seconds_until(last.after(span), pair.place.free_at);
-    let most = view.catalog.models[head.request.model.index()].max_batch / head.request.items.max(1);
-    let together = u32::try_from(span.0 / gap.0.max(1)).unwrap_or(u32::MAX).clamp(1, most.max(1));
-    let each_s = pair.fastest_s(head.request.items.saturating_mul(together)) / f64::from(together);
-    let behind = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
-    let behind = u32::try_from((behind + 1).saturating_sub(count)).unwrap_or(u32::MAX);
-    let own_s = pair.seconds(pair.place.top());
-    let all_s = own_s + each_s * f64::from(behind.saturating_add(FORESEEN));
-    (first_s + gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s
-}
 
 /// The work behind a batch on one unit.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +40,7 @@ impl Crowd {
         crowd
     }
 
-    fn add(&mut self, time_s: f64, work_s: f64) {
+    pub(super) fn add(&mut self, time_s: f64, work_s: f64) {
         let known = |&(time, work): &(f64, f64)| time <= time_s && work * time_s >= work_s * time;
         if self.0.iter().any(known) {
             return;

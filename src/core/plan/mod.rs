@@ -22,6 +22,7 @@
 mod cost;
 mod course;
 mod crowd;
+mod foreseen;
 mod place;
 mod prefix;
 mod risk;
@@ -257,8 +258,6 @@ pub struct View<'a> {
     pub free_at: &'a [Timestamp],
     /// All that wait behind the most urgent request, most urgent first.
     pub behind: &'a [&'a Waiting],
-    /// When the model was asked for last, and the mean time between two requests.
-    pub rhythm: Option<(Timestamp, Nanos)>,
     /// Per domain: whether a batch is running on it.
     pub domain_busy: &'a [bool],
     /// Thermal regime.

@@ -8,7 +8,8 @@
 //! those at which what rescues lose of the accuracy is tolerable. Of the clocks that hold without a boost, the
 //! first that does is the cheapest, since points above which another costs less are left out.
 
-use super::crowd::{Crowd, foreseen_s, joined_s};
+use super::crowd::{Crowd, joined_s};
+use super::foreseen::{Others, foreseen_s};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::{
@@ -136,10 +137,14 @@ impl<'v, 'l> Search<'v, 'l> {
         let view = self.view;
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
-        let crowds: SmallVec<[Crowd; 4]> = places.iter().map(|place| Crowd::behind(view, place)).collect();
+        let model = self.head.request.model;
+        let crowds: SmallVec<[(Crowd, Others); 4]> = places
+            .iter()
+            .map(|place| (Crowd::behind(view, place), Others::foresee(view, place, model)))
+            .collect();
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
-            for (place, crowd) in places.iter().zip(&crowds) {
+            for (place, (crowd, others)) in places.iter().zip(&crowds) {
                 let fallback = match self.may_rescue() {
                     true => Fallback::find(view, &places, place.unit, &prefix, variants),
                     false => None,
@@ -147,7 +152,7 @@ impl<'v, 'l> Search<'v, 'l> {
                 let joined_s = joined_s(place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback, (crowd, joined_s));
+                        self.try_pair(&prefix, variant, place, fallback, (crowd, others, joined_s));
                     }
                 }
             }
@@ -191,7 +196,7 @@ impl<'v, 'l> Search<'v, 'l> {
         variant: VariantId,
         place: &'p Place<'v>,
         fallback: Option<Fallback<'v, 'p>>,
-        (crowd, joined_s): (&Crowd, f64),
+        (crowd, others, joined_s): (&Crowd, &Others, f64),
     ) {
         if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
             || prefix.variant.is_some_and(|only| only != variant)
@@ -205,7 +210,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s };
         if self.view.budgets.objective == Objective::Performance {
             self.consider(prefix, &pair, &plain);
-        } else if self.try_clocks(prefix, &pair, fallback, share_s) {
+        } else if self.try_clocks(prefix, &pair, fallback, (share_s, others)) {
             // A budget is short: a dearer clock starts later but runs faster.
             for opp in pair.ladder() {
                 self.consider(prefix, &pair, &Draft { opp, ..plain });
@@ -219,7 +224,7 @@ impl<'v, 'l> Search<'v, 'l> {
         prefix: &Prefix,
         pair: &Pair<'v, 'p>,
         fallback: Option<Fallback<'v, 'p>>,
-        share_s: f64,
+        (share_s, others): (f64, &Others),
     ) -> bool {
         let (view, place) = (self.view, pair.place);
         let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
@@ -232,8 +237,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
         let fallback = armed.map(|(fallback, _)| fallback);
         // What is to come may ask for a higher clock, not for more than there is.
-        let foreseen_s =
-            foreseen_s(view, pair, self.head, prefix.count).max(pair.seconds(place.top()) * need);
+        let fastest_s = pair.seconds(place.top());
+        let foreseen_s = foreseen_s(view, pair, self.head, prefix.count).min(others.share_s(fastest_s));
+        let foreseen_s = foreseen_s.max(fastest_s * need);
         let time_s =
             time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
         let mean = view.estimates.mean_excess(place.unit, 0.0);

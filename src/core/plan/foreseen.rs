@@ -1,0 +1,106 @@
+//! The time that a run may take for the sake of those to come. They may ask for a higher clock, not for more than
+//! there is: what they ask for is no promise to them.
+
+use super::View;
+use super::crowd::Crowd;
+use super::place::{Pair, Place};
+use super::search::seconds_until;
+use crate::core::catalog::ModelId;
+use crate::core::queue::Waiting;
+use crate::time::Timestamp;
+use crate::units::Nanos;
+
+/// Requests for the same model that are reckoned with.
+const FORESEEN: u32 = 8;
+/// Requests for each other model.
+const FORESEEN_OF_OTHERS: u64 = 3;
+/// A stream that was silent for so many mean gaps has ended.
+const ENDED: u64 = 4;
+/// A stream whose gaps deviate by less than this part of their mean on average keeps a beat.
+const BEAT: u64 = 4;
+/// How much longer than usual a request may take for which a moment is kept free.
+const LUCK: f64 = 1.5;
+
+/// Seconds that a run of the first `count` requests may take so that those to come, as often as so far and each like the
+/// head, may go at the same speed: of `n` of them the last is due `n` gaps after the last arrival, and its own time
+/// later. They share runs, as many as come within that time.
+pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, count: usize) -> f64 {
+    let Some(rhythm) = view.estimates.rhythm(head.request.model) else { return f64::INFINITY };
+    let span = head.deadline.since(head.arrival);
+    let first_s = seconds_until(rhythm.last.after(span), pair.place.free_at);
+    let most = view.catalog.models[head.request.model.index()].max_batch / head.request.items.max(1);
+    let together = u32::try_from(span.0 / rhythm.gap.0.max(1)).unwrap_or(u32::MAX).clamp(1, most.max(1));
+    let each_s = pair.fastest_s(head.request.items.saturating_mul(together)) / f64::from(together);
+    let behind = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
+    let behind = u32::try_from((behind + 1).saturating_sub(count)).unwrap_or(u32::MAX);
+    let own_s = pair.seconds(pair.place.top());
+    let all_s = own_s + each_s * f64::from(behind.saturating_add(FORESEEN));
+    (first_s + rhythm.gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s
+}
+
+/// What other models will want of a unit.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Others {
+    /// Streams that keep a beat: their next requests are work as if they waited.
+    crowd: Crowd,
+    /// Streams that do not: seconds until a unit must be free for a request that comes at once.
+    free_s: Option<f64>,
+}
+
+impl Others {
+    /// What no other processor will serve in time.
+    pub(super) fn foresee(view: &View<'_>, place: &Place<'_>, model: ModelId) -> Self {
+        let mut others = Self::default();
+        for other in (0..view.catalog.models.len()).map(ModelId::at).filter(|other| *other != model) {
+            others.add(view, place, other);
+        }
+        others
+    }
+
+    fn add(&mut self, view: &View<'_>, place: &Place<'_>, model: ModelId) {
+        let Some(rhythm) = view.estimates.rhythm(model) else { return };
+        let own = rhythm.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
+        let ended = view.now.since(rhythm.last).0 / ENDED > rhythm.gap.0;
+        if ended || own == Nanos::MAX {
+            return;
+        }
+        let beats = rhythm.deviation.0.saturating_mul(BEAT) < rhythm.gap.0;
+        let early = rhythm.deviation.0.saturating_mul(2);
+        for nth in 1..=if beats { FORESEEN_OF_OTHERS } else { 1 } {
+            let after = Nanos(rhythm.gap.0.saturating_mul(nth).saturating_sub(early));
+            let arrival = if beats { rhythm.last.after(after).max(view.now) } else { view.now };
+            let deadline = arrival.after(rhythm.span);
+            if goes_elsewhere(view, place, &rhythm.usual, (arrival, deadline)) {
+                return;
+            }
+            let time_s = seconds_until(deadline, place.free_at);
+            let work_s = own.as_secs_f64() * nth as f64;
+            if beats {
+                self.crowd.add(time_s, work_s);
+            } else {
+                let free_s = time_s - place.between_s(0, place.top()) - work_s * LUCK;
+                self.free_s = Some(self.free_s.map_or(free_s, |known| known.min(free_s)));
+            }
+        }
+    }
+
+    /// Seconds that a run may take which takes `work_s` at the highest clock.
+    pub(super) fn share_s(&self, work_s: f64) -> f64 {
+        self.crowd.share_s(work_s, 0.0).min(self.free_s.unwrap_or(f64::INFINITY))
+    }
+}
+
+/// Whether another processor could serve a request that comes and is due then.
+fn goes_elsewhere(
+    view: &View<'_>,
+    place: &Place<'_>,
+    usual: &[Nanos],
+    (arrival, deadline): (Timestamp, Timestamp),
+) -> bool {
+    let units = &view.catalog.board.units;
+    let mut others = units.iter().zip(usual).zip(view.free_at);
+    let group = units[place.unit.index()].group;
+    others.any(|((unit, &latency), &free_at)| {
+        unit.group != group && latency < Nanos::MAX && free_at.max(arrival).after(latency) <= deadline
+    })
+}
