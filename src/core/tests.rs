@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 mod effort;
 mod faults;
+mod foreseen;
 mod hedge;
 mod limits;
 mod liveness;
