@@ -57,7 +57,7 @@ type Models = Arc<HashMap<&'static str, Mutex<Bare>>>;
 pub(crate) fn serve(socket: &Path, folder: &Path) {
     let open = |name: &'static str| (name, Mutex::new(Bare::open(folder, name)));
     let models: Models = Arc::new(["mlp", "mobile5ms", "large-input"].map(open).into());
-    // As many threads as wattd's API has.
+    // One more than wattd's API has: it runs the models as well.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let http = UnixListener::bind(socket.with_extension("http")).unwrap();

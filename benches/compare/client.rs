@@ -14,7 +14,9 @@ use wattd::api::client;
 use wattd::api::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use wattd::api::proto::infer_parameter::ParameterChoice;
 use wattd::api::proto::model_infer_request::InferInputTensor;
-use wattd::api::proto::{InferParameter, ModelInferRequest, SystemSharedMemoryRegisterRequest};
+use wattd::api::proto::{
+    InferParameter, ModelInferRequest, SystemSharedMemoryRegisterRequest, SystemSharedMemoryUnregisterRequest,
+};
 use wattd::time::{Clock, MonotonicClock};
 
 /// How tensors travel.
@@ -155,8 +157,10 @@ pub(crate) async fn run(load: &Load, address: &Address) -> (Vec<Duration>, Durat
                 let (mut grpc, region) = (connect(address).await, Region::new(number, &load.input()));
                 let request = region.register(&mut grpc, load.grpc()).await;
                 clients.spawn(async move {
-                    let _region = region;
-                    closed_loop!(span, drop(grpc.model_infer(request.clone()).await.unwrap()))
+                    let latencies =
+                        closed_loop!(span, drop(grpc.model_infer(request.clone()).await.unwrap()));
+                    region.unregister(&mut grpc).await;
+                    latencies
                 });
             }
             Way::Http | Way::Json => {
@@ -267,6 +271,12 @@ impl Region {
         request.inputs[0].parameters.insert("shared_memory_region".into(), region);
         request.inputs[0].parameters.insert("shared_memory_byte_size".into(), size);
         request
+    }
+
+    /// Some servers know a region beyond the connection that registered it.
+    async fn unregister(self, grpc: &mut GrpcInferenceServiceClient<Channel>) {
+        let region = SystemSharedMemoryUnregisterRequest { name: self.name.clone() };
+        grpc.system_shared_memory_unregister(region).await.unwrap();
     }
 }
 

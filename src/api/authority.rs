@@ -38,6 +38,8 @@ pub(super) struct LegalAuthority<T> {
     held: BytesMut,
     /// How many of them may be handed on. The rest begins at a frame's header.
     ready: usize,
+    /// Whether something has been written; see [`LegalAuthority::is_write_vectored`].
+    written: bool,
 }
 
 impl<T> LegalAuthority<T> {
@@ -46,13 +48,13 @@ impl<T> LegalAuthority<T> {
         let mut held = BytesMut::from(start);
         let mut scanner = Scanner::new();
         let ready = scanner.scan(&mut held);
-        Self { io, scanner, held, ready }
+        Self { io, scanner, held, ready, written: false }
     }
 
     /// Wraps a connection that does not speak HTTP/2: only gives `start` back to its reader.
     pub(super) fn transparent(io: T, start: &[u8]) -> Self {
         let scanner = Scanner { transparent: true, ..Scanner::new() };
-        Self { io, scanner, held: BytesMut::from(start), ready: start.len() }
+        Self { io, scanner, held: BytesMut::from(start), ready: start.len(), written: true }
     }
 }
 
@@ -114,6 +116,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for LegalAuthority<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for LegalAuthority<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.written = true;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -125,8 +128,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for LegalAuthority<T> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
+    /// `h2` asks before it writes anything, and then before each write. By the first answer it chooses from which
+    /// size on it leaves an answer where it lies and sends it by itself, ahead of its trailers: 256 bytes, or 1024
+    /// after a no. That no saves a small answer a second system call, and its client a second wake-up; the later
+    /// yes keeps large answers whole.
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.written && self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

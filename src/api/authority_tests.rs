@@ -204,3 +204,80 @@ async fn an_http2_server_takes_what_it_would_refuse() {
         assert_eq!(seen_by_hyper(true, "localhost:80", huffman).await, ["localhost:80"; 2]);
     }
 }
+
+/// A socket that takes slices and keeps what each write gave it.
+struct Writes(tokio::io::DuplexStream, Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl AsyncRead for Writes {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Writes {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let whole = bufs.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
+        let written = ready!(Pin::new(&mut self.0).poll_write(cx, &whole))?;
+        assert_eq!(written, whole.len(), "the pipe has room");
+        self.1.lock().unwrap().push(whole);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Writes that an answer of that many bytes, and trailers, leaves in.
+async fn writes_of_an_answer(length: usize) -> usize {
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let writes = Arc::default();
+    let server = Writes(server, Arc::clone(&writes));
+    let service = service_fn(move |_: Request<hyper::body::Incoming>| async move {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        let body = http_body_util::Full::new(bytes::Bytes::from(vec![b'x'; length]));
+        let body = http_body_util::BodyExt::with_trailers(body, async move { Some(Ok(trailers)) });
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let serve = builder.serve_connection(TokioIo::new(LegalAuthority::new(server, b"")), service);
+    tokio::spawn(serve);
+    let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
+    let (mut sender, connection) = client.await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://localhost/").body(http_body_util::Empty::<bytes::Bytes>::new());
+    let answer = sender.send_request(request.unwrap()).await.unwrap();
+    let answer = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    assert!(answer.trailers().is_some());
+    assert_eq!(answer.to_bytes().len(), length);
+    let writes = writes.lock().unwrap();
+    let first = writes.iter().position(|write| write.contains(&b'x')).unwrap();
+    writes.len() - first
+}
+
+#[tokio::test]
+async fn a_small_answer_leaves_in_one_write_and_a_large_one_is_not_cut() {
+    assert_eq!(writes_of_an_answer(700).await, 1);
+    assert_eq!(writes_of_an_answer(10_000).await, 2, "the answer, then its trailers");
+}

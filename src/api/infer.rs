@@ -126,7 +126,7 @@ async fn fetch(
                 charge.add(reference.size)?;
                 // check_inputs compared the size with the shape, which fits a usize.
                 let bytes = usize::try_from(reference.size).unwrap_or(0);
-                copy(bytes, move || place.read(bytes)).await?
+                if bytes > LONG_COPY { place.read_aside(bytes).await? } else { place.read(bytes)? }
             }
         };
         tensors.push(Tensor { dtype: input.dtype, shape: input.shape, data });
@@ -151,20 +151,9 @@ async fn deliver(
                 return Err(no_room(&view.outputs[asked.index].name, data.len(), reference.size));
             }
             let whole = std::mem::take(&mut data);
-            copy(whole.len(), move || place.write(&whole)).await?;
+            if whole.len() > LONG_COPY { place.write_aside(whole).await? } else { place.write(&whole)? }
         }
         outputs.push(DoneOutput { asked, dtype, shape, data });
     }
     Ok(outputs)
-}
-
-/// Runs a copy of that many bytes, on a thread for blocking work if it takes long.
-async fn copy<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    if bytes <= LONG_COPY {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::stopping())?
 }
