@@ -367,7 +367,10 @@ impl Core {
         compute: Nanos,
     ) -> (Microjoules, Provenance) {
         if let Some(metered) = completion.energy {
-            return (metered, Provenance::Measured);
+            // What a meter sees is the unit's part.
+            let memory_w = self.estimates.memory_watts(running.dispatch.unit, running.point);
+            let memory = Microjoules::from_f64(memory_w * compute.as_secs_f64() * 1e6);
+            return (metered.saturating_add(memory), Provenance::Measured);
         }
         let energy = running.course.joules(compute.as_secs_f64()) * 1e6;
         (Microjoules::from_f64(energy), self.estimates.power_source(now))

@@ -2,7 +2,6 @@
 //! there is: what they ask for is no promise to them.
 
 use super::View;
-use super::crowd::Crowd;
 use super::place::{Pair, Place};
 use super::search::seconds_until;
 use crate::core::catalog::ModelId;
@@ -12,13 +11,13 @@ use crate::units::Nanos;
 
 /// Requests for the same model that are reckoned with.
 const FORESEEN: u32 = 8;
-/// Requests for each other model.
-const FORESEEN_OF_OTHERS: u64 = 3;
 /// A stream that was silent for so many mean gaps has ended.
 const ENDED: u64 = 4;
 /// A stream whose gaps deviate by less than this part of their mean on average keeps a beat.
 const BEAT: u64 = 4;
-/// How much longer than usual a request may take for which a moment is kept free.
+/// Share of the device's bucket below which a budget is short.
+const SHORT: f64 = 0.5;
+/// How much longer than usual a request may take for which a unit is kept free.
 const LUCK: f64 = 1.5;
 
 /// Seconds that a run of the first `count` requests may take so that those to come, as often as so far and each like the
@@ -38,56 +37,34 @@ pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, c
     (first_s + rhythm.gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s
 }
 
-/// What other models will want of a unit.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Others {
-    /// Streams that keep a beat: their next requests are work as if they waited.
-    crowd: Crowd,
-    /// Streams that do not: seconds until a unit must be free for a request that comes at once.
-    free_s: Option<f64>,
+/// Until when a unit must be free so that what other models will ask for is in time at the unit's fastest, in seconds
+/// from when it is free; what another processor will serve in time is not counted. Where a model is asked for with a
+/// beat, its next requests are taken to come then, else the next one at once.
+pub(super) fn free_s(view: &View<'_>, place: &Place<'_>, model: ModelId) -> f64 {
+    // Where a budget runs dry it is energy that those to come will lack, not time.
+    if view.ledger.device_fill() < SHORT {
+        return f64::INFINITY;
+    }
+    let others = (0..view.catalog.models.len()).map(ModelId::at).filter(|other| *other != model);
+    others.map(|other| free_for_s(view, place, other)).fold(f64::INFINITY, f64::min)
 }
 
-impl Others {
-    /// What no other processor will serve in time.
-    pub(super) fn foresee(view: &View<'_>, place: &Place<'_>, model: ModelId) -> Self {
-        let mut others = Self::default();
-        for other in (0..view.catalog.models.len()).map(ModelId::at).filter(|other| *other != model) {
-            others.add(view, place, other);
-        }
-        others
+fn free_for_s(view: &View<'_>, place: &Place<'_>, model: ModelId) -> f64 {
+    let Some(rhythm) = view.estimates.rhythm(model) else { return f64::INFINITY };
+    let own = rhythm.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
+    let ended = view.now.since(rhythm.last).0 / ENDED > rhythm.gap.0;
+    if ended || own == Nanos::MAX {
+        return f64::INFINITY;
     }
-
-    fn add(&mut self, view: &View<'_>, place: &Place<'_>, model: ModelId) {
-        let Some(rhythm) = view.estimates.rhythm(model) else { return };
-        let own = rhythm.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
-        let ended = view.now.since(rhythm.last).0 / ENDED > rhythm.gap.0;
-        if ended || own == Nanos::MAX {
-            return;
-        }
-        let beats = rhythm.deviation.0.saturating_mul(BEAT) < rhythm.gap.0;
-        let early = rhythm.deviation.0.saturating_mul(2);
-        for nth in 1..=if beats { FORESEEN_OF_OTHERS } else { 1 } {
-            let after = Nanos(rhythm.gap.0.saturating_mul(nth).saturating_sub(early));
-            let arrival = if beats { rhythm.last.after(after).max(view.now) } else { view.now };
-            let deadline = arrival.after(rhythm.span);
-            if goes_elsewhere(view, place, &rhythm.usual, (arrival, deadline)) {
-                return;
-            }
-            let time_s = seconds_until(deadline, place.free_at);
-            let work_s = own.as_secs_f64() * nth as f64;
-            if beats {
-                self.crowd.add(time_s, work_s);
-            } else {
-                let free_s = time_s - place.between_s(0, place.top()) - work_s * LUCK;
-                self.free_s = Some(self.free_s.map_or(free_s, |known| known.min(free_s)));
-            }
-        }
+    let early = Nanos(rhythm.gap.0.saturating_sub(rhythm.deviation.0.saturating_mul(2)));
+    let beats = rhythm.deviation.0.saturating_mul(BEAT) < rhythm.gap.0;
+    let arrival = if beats { rhythm.last.after(early).max(view.now) } else { view.now };
+    let deadline = arrival.after(rhythm.span);
+    if goes_elsewhere(view, place, &rhythm.usual, (arrival, deadline)) {
+        return f64::INFINITY;
     }
-
-    /// Seconds that a run may take which takes `work_s` at the highest clock.
-    pub(super) fn share_s(&self, work_s: f64) -> f64 {
-        self.crowd.share_s(work_s, 0.0).min(self.free_s.unwrap_or(f64::INFINITY))
-    }
+    let raise_s = place.between_s(0, place.top());
+    seconds_until(deadline, place.free_at) - raise_s - own.as_secs_f64() * LUCK
 }
 
 /// Whether another processor could serve a request that comes and is due then.

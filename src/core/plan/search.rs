@@ -9,7 +9,7 @@
 //! first that does is the cheapest, since points above which another costs less are left out.
 
 use super::crowd::{Crowd, joined_s};
-use super::foreseen::{Others, foreseen_s};
+use super::foreseen::{foreseen_s, free_s};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::{
@@ -79,6 +79,8 @@ struct Draft<'a, 'p> {
     fallback: Option<(Fallback<'a, 'p>, f64)>,
     /// Seconds that it may take for the sake of those behind it.
     share_s: f64,
+    /// Whether it is done when it must be for the sake of those to come, too; others are only looked at.
+    held: bool,
 }
 
 /// A draft with its price.
@@ -138,13 +140,13 @@ impl<'v, 'l> Search<'v, 'l> {
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
         let model = self.head.request.model;
-        let crowds: SmallVec<[(Crowd, Others); 4]> = places
+        let crowds: SmallVec<[(Crowd, f64); 4]> = places
             .iter()
-            .map(|place| (Crowd::behind(view, place), Others::foresee(view, place, model)))
+            .map(|place| (Crowd::behind(view, place), free_s(view, place, model)))
             .collect();
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
-            for (place, (crowd, others)) in places.iter().zip(&crowds) {
+            for (place, (crowd, free_s)) in places.iter().zip(&crowds) {
                 let fallback = match self.may_rescue() {
                     true => Fallback::find(view, &places, place.unit, &prefix, variants),
                     false => None,
@@ -152,7 +154,7 @@ impl<'v, 'l> Search<'v, 'l> {
                 let joined_s = joined_s(place, &self.batch[..prefix.count]);
                 for &variant in variants {
                     if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback, (crowd, others, joined_s));
+                        self.try_pair(&prefix, variant, place, fallback, (crowd, *free_s, joined_s));
                     }
                 }
             }
@@ -176,7 +178,7 @@ impl<'v, 'l> Search<'v, 'l> {
             return;
         }
         let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
-        let draft = Draft { opp: top, boost: None, fallback: None, share_s: f64::INFINITY };
+        let draft = Draft { opp: top, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
         let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
         if priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
@@ -196,7 +198,7 @@ impl<'v, 'l> Search<'v, 'l> {
         variant: VariantId,
         place: &'p Place<'v>,
         fallback: Option<Fallback<'v, 'p>>,
-        (crowd, others, joined_s): (&Crowd, &Others, f64),
+        (crowd, free_s, joined_s): (&Crowd, f64, f64),
     ) {
         if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
             || prefix.variant.is_some_and(|only| only != variant)
@@ -207,10 +209,10 @@ impl<'v, 'l> Search<'v, 'l> {
         self.tally.any_loaded = true;
         let fallback = fallback.filter(|fallback| fallback.pair.variant != variant);
         let share_s = crowd.share_s(pair.seconds(place.top()), joined_s);
-        let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s };
+        let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s, held: true };
         if self.view.budgets.objective == Objective::Performance {
             self.consider(prefix, &pair, &plain);
-        } else if self.try_clocks(prefix, &pair, fallback, (share_s, others)) {
+        } else if self.try_clocks(prefix, &pair, fallback, (share_s, free_s)) {
             // A budget is short: a dearer clock starts later but runs faster.
             for opp in pair.ladder() {
                 self.consider(prefix, &pair, &Draft { opp, ..plain });
@@ -224,7 +226,7 @@ impl<'v, 'l> Search<'v, 'l> {
         prefix: &Prefix,
         pair: &Pair<'v, 'p>,
         fallback: Option<Fallback<'v, 'p>>,
-        (share_s, others): (f64, &Others),
+        (share_s, free_s): (f64, f64),
     ) -> bool {
         let (view, place) = (self.view, pair.place);
         let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
@@ -238,7 +240,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let fallback = armed.map(|(fallback, _)| fallback);
         // What is to come may ask for a higher clock, not for more than there is.
         let fastest_s = pair.seconds(place.top());
-        let foreseen_s = foreseen_s(view, pair, self.head, prefix.count).min(others.share_s(fastest_s));
+        let foreseen_s = foreseen_s(view, pair, self.head, prefix.count).min(free_s);
         let foreseen_s = foreseen_s.max(fastest_s * need);
         let time_s =
             time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
@@ -257,9 +259,10 @@ impl<'v, 'l> Search<'v, 'l> {
             let hold = self.hold(pair, &ladder[position..], time_s, fallback, need);
             found |= hold.is_some();
             if let Some(boost) = hold.filter(|_| !pointless) {
-                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s });
-            } else if self.log.is_some() {
-                self.consider(prefix, pair, &Draft { opp, boost: None, fallback: armed, share_s });
+                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s, held: true });
+            } else if self.log.is_some() && opp != place.top() {
+                let draft = Draft { opp, boost: None, fallback: armed, share_s, held: false };
+                self.consider(prefix, pair, &draft);
             }
             let holds = hold.is_some_and(|boost| boost.is_none());
             if !holds {
@@ -274,14 +277,15 @@ impl<'v, 'l> Search<'v, 'l> {
         if self.log.is_some() {
             let others: SmallVec<[usize; 64]> = place.allowed().filter(|opp| !ladder.contains(opp)).collect();
             for opp in others {
-                self.consider(prefix, pair, &Draft { opp, boost: None, fallback: armed, share_s });
+                let draft = Draft { opp, boost: None, fallback: armed, share_s, held: false };
+                self.consider(prefix, pair, &draft);
             }
         }
         if !found {
             if accurate {
                 self.tally.unheld = Some((pair.variant, place.unit));
             }
-            let draft = Draft { opp: place.top(), boost: None, fallback: armed, share_s };
+            let draft = Draft { opp: place.top(), boost: None, fallback: armed, share_s, held: true };
             short |= self.consider(prefix, pair, &draft);
         }
         short
@@ -364,7 +368,10 @@ impl<'v, 'l> Search<'v, 'l> {
         if paid > free_at {
             priced = self.price(prefix, pair, draft, start);
         }
-        let rank = self.rank(prefix, &priced, draft.share_s, start, paid > free_at);
+        let mut rank = self.rank(prefix, &priced, draft.share_s, start, paid > free_at);
+        if !draft.held {
+            rank.grade = rank.grade.max(Grade::Crowding);
+        }
         let ruling =
             if paid > free_at && rank.grade > Grade::OnTarget { Ruling::Unpaid } else { Ruling::Dearer };
         self.note(prefix, &priced, start, rank.grade, ruling);

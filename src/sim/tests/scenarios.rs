@@ -97,7 +97,7 @@ fn an_energy_budget_lasts_until_its_time() {
     let total = Microjoules(30 * 6_250_000);
     budgets.energy = Some(EnergyAllowance { total, lasting: Nanos::from_secs(30) });
     budgets.classes[0].accuracy_target = Some(Ppm::from_fraction(0.934));
-    let load = Arrivals::Poisson { per_s: 60.0 };
+    let load = Arrivals::Poisson { per_s: 80.0 };
     let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(30))], 3);
     world.run_until(at_s(30.0));
     let summary = world.summary();
@@ -116,7 +116,7 @@ fn a_power_cap_holds_over_every_window() {
     budgets.power_cap = Some(Microwatts(7_000_000));
     budgets.power_window = Nanos::from_secs(5);
     budgets.classes[0].min_accuracy = Ppm::from_fraction(0.93);
-    let load = Arrivals::Poisson { per_s: 60.0 };
+    let load = Arrivals::Poisson { per_s: 80.0 };
     let mut world = world(&machine, &budgets, vec![Stream::plain(load, Nanos::from_secs(30))], 3);
     let mut joules = vec![0.0];
     for second in 1..=30 {
