@@ -91,6 +91,8 @@ struct Exposure {
     /// The operating point, if it was but one.
     point: Option<usize>,
     mixed: bool,
+    /// Whether a part of it was at a point that is not in the form.
+    off_form: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +109,9 @@ struct UnitPower {
     clocks: Box<[f64]>,
     /// Power of the memory for its clock, by operating point.
     memory_w: Box<[f64]>,
+    /// Whether memory is at its highest clock, by operating point: below, the unit draws less for waiting longer, which
+    /// is not in the form. Such a point learns for itself.
+    in_form: Box<[bool]>,
     coefficients: [f64; 4],
     covariance: [[f64; 4]; 4],
     doubt: [f64; 4],
@@ -146,6 +151,7 @@ impl UnitPower {
     fn new(board: &Board, id: UnitId, points: &Points) -> Self {
         let model = &board.units[id.index()].busy_power;
         let memory_w = points.iter().map(|point| memory_watts(board, id, point).min(WATTS_MAX)).collect();
+        let in_form = (0..points.len()).map(|point| points.memory_share(point) >= 1.0).collect();
         let ghz = |point: OperatingPoint| point.clock.as_ghz();
         let clocks: Box<[f64]> = points.iter().map(ghz).collect();
         let coefficients = [model.constant_w, model.linear_w_per_ghz, model.cubic_w_per_ghz3, 0.0];
@@ -165,6 +171,7 @@ impl UnitPower {
             file_w: vec![0.0; clocks.len()].into(),
             clocks,
             memory_w,
+            in_form,
             coefficients,
             covariance,
             doubt,
@@ -203,6 +210,7 @@ impl UnitPower {
         self.open.joules += weight * self.watts[active.point];
         self.open.memory_j += seconds * self.memory_w[active.point];
         self.open.mixed |= self.open.point.is_some_and(|point| point != active.point);
+        self.open.off_form |= !self.in_form[active.point];
         self.open.point = Some(active.point);
     }
 
@@ -433,7 +441,9 @@ impl Power {
                 continue;
             }
             let gains = unit.variance(&unit.row(span_s)).0;
-            unit.correct(&gains, surprise, variance);
+            if !unit.closed.off_form {
+                unit.correct(&gains, surprise, variance);
+            }
             if let (false, Some(point)) = (unit.closed.mixed, unit.closed.point)
                 && unit.closed.busy_s > STEADY * span_s
             {
@@ -486,7 +496,9 @@ impl Power {
         let noise = (METER_DEVIATION * actual.max(expected)).powi(2) + (0.2 * FLOOR_W).powi(2);
         let variance = own + of_point + of_scale + noise;
         let surprise = actual - expected;
-        unit.correct(&gains, surprise, variance);
+        if unit.in_form[point] {
+            unit.correct(&gains, surprise, variance);
+        }
         unit.correct_point(point, form_w, surprise, variance);
         unit.tabulate(warmth);
         let gain = expected * scale.variance / variance;
