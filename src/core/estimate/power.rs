@@ -113,6 +113,8 @@ struct UnitPower {
     /// is not in the form. Such a point learns for itself.
     in_form: Box<[bool]>,
     coefficients: [f64; 4],
+    /// The board file's.
+    file: [f64; 4],
     covariance: [[f64; 4]; 4],
     doubt: [f64; 4],
     /// Factor beyond the form, and its variance, by operating point.
@@ -173,6 +175,7 @@ impl UnitPower {
             memory_w,
             in_form,
             coefficients,
+            file: coefficients,
             covariance,
             doubt,
             points,
@@ -262,6 +265,14 @@ impl UnitPower {
         }
         for coefficient in &mut self.coefficients {
             *coefficient = coefficient.clamp(0.0, WATTS_MAX);
+        }
+    }
+
+    /// An observation passed that says nothing of the form: what was learned of it is forgotten as with any other, and
+    /// the board file's figures take its place.
+    fn forget_form(&mut self) {
+        for (coefficient, file) in self.coefficients.iter_mut().zip(self.file) {
+            *coefficient = FORGETTING * *coefficient + (1.0 - FORGETTING) * file;
         }
     }
 
@@ -441,7 +452,9 @@ impl Power {
                 continue;
             }
             let gains = unit.variance(&unit.row(span_s)).0;
-            if !unit.closed.off_form {
+            if unit.closed.off_form {
+                unit.forget_form();
+            } else {
                 unit.correct(&gains, surprise, variance);
             }
             if let (false, Some(point)) = (unit.closed.mixed, unit.closed.point)
@@ -498,6 +511,8 @@ impl Power {
         let surprise = actual - expected;
         if unit.in_form[point] {
             unit.correct(&gains, surprise, variance);
+        } else {
+            unit.forget_form();
         }
         unit.correct_point(point, form_w, surprise, variance);
         unit.tabulate(warmth);

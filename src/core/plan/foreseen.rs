@@ -16,7 +16,7 @@ const ENDED: u64 = 4;
 /// A stream whose gaps deviate by less than this part of their mean on average keeps a beat.
 const BEAT: u64 = 4;
 /// Share of the device's bucket below which a budget is short.
-const SHORT: f64 = 0.5;
+const SHORT: f64 = 0.9;
 /// How much longer than usual a request may take for which a unit is kept free.
 const LUCK: f64 = 1.5;
 
