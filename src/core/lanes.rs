@@ -349,10 +349,16 @@ impl Core {
         };
         let seconds = compute.as_secs_f64();
         let memory_w = self.estimates.memory_watts(unit, running.point);
-        let expected_j = running.course.joules(seconds) - memory_w * seconds;
-        if expected_j > 0.0 {
-            let watts = self.estimates.busy_watts(variant, unit, running.point) - memory_w;
-            let joules = metered.as_f64() / 1e6 / expected_j * watts * seconds;
+        // A run that was over before its memory clock came up drew nothing for it.
+        let expected_j = running.course.joules(seconds);
+        if expected_j > 0.0 && (memory_w <= 0.0 || running.course.has_settled(seconds)) {
+            let watts = self.estimates.busy_watts(variant, unit, running.point);
+            // The meter sees the unit's part of these watts.
+            let own = (watts - memory_w).max(0.0);
+            let joules =
+                metered.as_f64() / 1e6 / (expected_j - memory_w * seconds).max(expected_j * own / watts)
+                    * own
+                    * seconds;
             self.estimates.observe_energy(variant, unit, running.point, compute, joules);
         }
     }

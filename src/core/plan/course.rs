@@ -64,6 +64,11 @@ impl Course {
         self.until(s).last().map_or(0.0, |(stretch, end)| (end - stretch.from_s) / s)
     }
 
+    /// Whether the last change has come within the first `s` seconds.
+    pub(crate) fn has_settled(&self, s: f64) -> bool {
+        self.0.last().is_some_and(|last| last.from_s < s)
+    }
+
     /// Energy drawn in the first `s` seconds, J.
     pub(crate) fn joules(&self, s: f64) -> f64 {
         self.between(0.0, s)

@@ -140,10 +140,8 @@ impl<'v, 'l> Search<'v, 'l> {
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
         let model = self.head.request.model;
-        let crowds: SmallVec<[(Crowd, f64); 4]> = places
-            .iter()
-            .map(|place| (Crowd::behind(view, place), free_s(view, place, model)))
-            .collect();
+        let crowds: SmallVec<[(Crowd, f64); 4]> =
+            places.iter().map(|place| (Crowd::behind(view, place), free_s(view, place, model))).collect();
         let variants = self.variants;
         for prefix in self.prefixes.clone() {
             for (place, (crowd, free_s)) in places.iter().zip(&crowds) {
@@ -259,7 +257,8 @@ impl<'v, 'l> Search<'v, 'l> {
             let hold = self.hold(pair, &ladder[position..], time_s, fallback, need);
             found |= hold.is_some();
             if let Some(boost) = hold.filter(|_| !pointless) {
-                short |= self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s, held: true });
+                short |=
+                    self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s, held: true });
             } else if self.log.is_some() && opp != place.top() {
                 let draft = Draft { opp, boost: None, fallback: armed, share_s, held: false };
                 self.consider(prefix, pair, &draft);
