@@ -250,7 +250,7 @@ impl Core {
     /// Gives the free lanes work, most urgent request first.
     fn schedule(&mut self, now: Timestamp) {
         self.hold_until = None;
-        let mut skipped: SmallVec<[RequestId; 16]> = SmallVec::new();
+        let mut skipped: SmallVec<[RequestId; HORIZON]> = SmallVec::new();
         let mut dry: SmallVec<[event::ClassId; 4]> = SmallVec::new();
         while skipped.len() < HORIZON && self.some_lane_free() {
             let Some((head, choice)) = self.choose_next(now, &skipped, &dry) else { return };
@@ -302,7 +302,8 @@ impl Core {
         look: impl FnOnce(&View<'_>, &[&Waiting]) -> T,
     ) -> Option<T> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
-        let passed: SmallVec<[&Waiting; 16]> = skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
+        let passed: SmallVec<[&Waiting; HORIZON]> =
+            skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
         let head =
             paid.take(HORIZON).find(|waiting| !passed.iter().any(|other| other.speaks_for(waiting)))?;
         let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);

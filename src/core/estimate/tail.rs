@@ -218,7 +218,8 @@ impl Tail {
 
     /// The odds that the next run exceeds a ratio if it exceeds all before it.
     fn next_above(&self, ratio: f64) -> f64 {
-        (-(ratio - self.largest()).max(0.0) / BEYOND).exp()
+        let over = ratio - self.largest();
+        if over > 0.0 { (-over / BEYOND).exp() } else { 1.0 }
     }
 
     fn insert(&mut self, ratio: f64) {
@@ -305,7 +306,8 @@ impl Gaussian {
 
 /// P(R > ratio) by the prior.
 fn prior(ratio: f64) -> f64 {
-    (-(ratio - PRIOR_FROM).max(0.0) / PRIOR_MEAN).exp()
+    let over = ratio - PRIOR_FROM;
+    if over > 0.0 { (-over / PRIOR_MEAN).exp() } else { 1.0 }
 }
 
 /// E[max(R - ratio, 0)] by the prior.
