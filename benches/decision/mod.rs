@@ -67,7 +67,7 @@ impl Steady {
     }
 
     /// The request that comes next. All name a deadline, but for one in `soft_every`.
-    pub fn request(&mut self) -> Request {
+    fn request(&mut self) -> Request {
         self.next_request += 1;
         let id = self.next_request;
         let spread = Nanos::from_millis(1_000 + id * 37 % 500);
@@ -79,12 +79,23 @@ impl Steady {
     pub fn fill(&mut self) {
         // Some are turned away: their deadline is out of reach.
         for _ in 0..2 * self.length {
-            if self.core.status(self.now).waiting >= self.length {
+            if !self.is_short() {
                 break;
             }
-            let request = self.request();
-            self.tell(Step { at: self.now, event: Event::Submit(request) });
+            let submit = self.submit();
+            self.tell(submit);
         }
+    }
+
+    /// Whether fewer wait than should.
+    pub fn is_short(&self) -> bool {
+        self.core.status(self.now).waiting < self.length
+    }
+
+    /// The request that comes next.
+    pub fn submit(&mut self) -> Step {
+        let request = self.request();
+        Step { at: self.now, event: Event::Submit(request) }
     }
 
     /// What happens next: a run ends, the sensors are read, or the core wants to be woken.
@@ -124,7 +135,8 @@ impl Steady {
                 let luck = dispatch.batch.0 * 7_919;
                 // Between 95 and 105 %, and one of 97 half as long again.
                 let percent = 95 + luck % 11 + if luck.is_multiple_of(97) { 45 } else { 0 };
-                let (batch, unit, clock, started) = (dispatch.batch, dispatch.unit, dispatch.point.clock, self.now);
+                let (batch, unit, clock, started) =
+                    (dispatch.batch, dispatch.unit, dispatch.point.clock, self.now);
                 let catalog = self.core.catalog();
                 let profile = &catalog.variants[dispatch.variant.index()].profiles[unit.index()];
                 let took = profile.map_or(Nanos::ZERO, |known| known.latency.latency(clock, dispatch.items));

@@ -127,7 +127,7 @@ impl Core {
             hold_until: None,
             probing: None,
             board_power: catalog.board.idle_power,
-            effects: VecDeque::new(),
+            effects: VecDeque::with_capacity(HORIZON),
             next_batch: 0,
             draining: false,
             watch: None,
@@ -405,10 +405,10 @@ impl Core {
         awaited
     }
 
-    /// Whether there is nothing to load or unload. Debug builds find out the long way, too.
+    /// Whether there is nothing to load or unload. Tests of the core find out the long way, too.
     fn is_settled(&self, limits: Limits, now: Timestamp) -> bool {
         let settled = self.residency.is_settled(limits, now);
-        if settled && cfg!(debug_assertions) {
+        if settled && cfg!(test) {
             let (mut residency, awaited) = (self.residency.clone(), self.awaited(now));
             let orders = residency.orders(&self.catalog, limits, &awaited, |_| true, |_| false, now);
             assert!(orders.is_empty(), "settled, and yet {orders:?}");

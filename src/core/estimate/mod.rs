@@ -153,7 +153,8 @@ impl Estimates {
             tuning,
             filters: vec![Filter::default(); units],
             versions: vec![1; units],
-            tails: vec![Tail::new(tuning.gaussian_tail); units],
+            // Each made anew: clones have no room to grow.
+            tails: (0..units).map(|_| Tail::new(tuning.gaussian_tail)).collect(),
             pairs: pairs.collect(),
             power: Power::new(board, &points),
             heat: Heat::new(board.thermal),
