@@ -314,7 +314,8 @@ impl Core {
         let behind: SmallVec<[&Waiting; HORIZON]> = behind.skip(1).take(HORIZON).collect();
         let free_at = self.free_times(now);
         let domain_busy = self.busy_domains();
-        let view = self.view(now, &free_at, &domain_busy, &behind);
+        let followers = behind.iter().filter(|waiting| waiting.request.model == head.request.model).count();
+        let view = View { followers, ..self.view(now, &free_at, &domain_busy, &behind) };
         Some(look(&view, &batch))
     }
 
@@ -339,6 +340,7 @@ impl Core {
             risks: &self.risks,
             free_at,
             behind,
+            followers: 0,
             domain_busy,
             regime: self.thermal.regime(),
             shortage: self.shortage(),
