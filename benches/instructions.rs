@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "made by macros")]
 
+#[allow(dead_code, reason = "what measures it needs less than all")]
 #[path = "decision/mod.rs"]
 mod decision;
 

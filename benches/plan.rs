@@ -4,6 +4,7 @@
 //! target is a 99th percentile of at most 50 us with a full queue. A decision is the end of a run with all that comes of
 //! it: the core settles, learns, decides on the next run and gives the orders. `--bench instructions` counts instead.
 
+#[allow(dead_code, reason = "what measures it needs less than all")]
 #[path = "decision/mod.rs"]
 mod decision;
 

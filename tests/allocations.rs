@@ -5,6 +5,7 @@
 //! sweeps; batches of more than eight requests keep theirs on the heap), loading and unloading, and the first thousands
 //! of requests, in which queues and tables grow to the size that they keep.
 
+#[allow(dead_code, reason = "what measures it needs less than all")]
 #[path = "../benches/decision/mod.rs"]
 mod decision;
 

@@ -21,17 +21,17 @@ struct Run {
 }
 
 /// What [`Steady::next`] came to.
-pub struct Step {
+pub(crate) struct Step {
     /// When.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
     /// What the core is to be told.
-    pub event: Event,
+    pub(crate) event: Event,
 }
 
 /// A core whose queue is filled up again whenever something was decided.
-pub struct Steady {
+pub(crate) struct Steady {
     /// The core.
-    pub core: Core,
+    pub(crate) core: Core,
     now: Timestamp,
     length: usize,
     next_request: u64,
@@ -40,16 +40,14 @@ pub struct Steady {
     swept: Timestamp,
     running: Vec<Run>,
     /// Batches that were given to a lane.
-    pub dispatched: u64,
+    pub(crate) dispatched: u64,
     /// Requests that were served.
-    pub served: u64,
-    /// Requests that were turned away.
-    pub rejected: u64,
+    pub(crate) served: u64,
 }
 
 impl Steady {
     /// With so many requests waiting, every time other ones.
-    pub fn new(length: usize, soft_every: u64, seed: u64) -> Self {
+    pub(crate) fn new(length: usize, soft_every: u64, seed: u64) -> Self {
         let mut steady = Self {
             core: idle_core(),
             now: Timestamp(1_000_000_000),
@@ -60,7 +58,6 @@ impl Steady {
             running: Vec::with_capacity(8),
             dispatched: 0,
             served: 0,
-            rejected: 0,
         };
         steady.fill();
         steady
@@ -76,7 +73,7 @@ impl Steady {
     }
 
     /// Submits requests until as many wait as should.
-    pub fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         // Some are turned away: their deadline is out of reach.
         for _ in 0..2 * self.length {
             if !self.is_short() {
@@ -88,18 +85,18 @@ impl Steady {
     }
 
     /// Whether fewer wait than should.
-    pub fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.core.status(self.now).waiting < self.length
     }
 
     /// The request that comes next.
-    pub fn submit(&mut self) -> Step {
+    pub(crate) fn submit(&mut self) -> Step {
         let request = self.request();
         Step { at: self.now, event: Event::Submit(request) }
     }
 
     /// What happens next: a run ends, the sensors are read, or the core wants to be woken.
-    pub fn next(&mut self) -> Step {
+    pub(crate) fn next(&mut self) -> Step {
         let run = (0..self.running.len()).min_by_key(|&run| self.running[run].ends);
         let ends = run.map_or(Timestamp::MAX, |run| self.running[run].ends);
         let sweeps = self.swept.after(SWEEP);
@@ -116,7 +113,7 @@ impl Steady {
 
     /// Tells the core, and does what it wants done: what is measured. It allocates nothing of its own.
     #[inline(never)]
-    pub fn handle(&mut self, step: Step) {
+    pub(crate) fn handle(&mut self, step: Step) {
         self.tell(step);
     }
 
@@ -152,13 +149,12 @@ impl Steady {
                 }
             }
             Effect::Reply { outcome: Outcome::Served(_), .. } => self.served += 1,
-            Effect::Reply { .. } => self.rejected += 1,
             _ => {}
         }
     }
 
     /// Lets so many batches be dispatched, and fills the queue after each step.
-    pub fn warm_up(&mut self, batches: u64) {
+    pub(crate) fn warm_up(&mut self, batches: u64) {
         let until = self.dispatched + batches;
         while self.dispatched < until {
             let step = self.next();
@@ -200,7 +196,7 @@ fn request(id: u64) -> Request {
 }
 
 /// A core with everything loaded and nothing to do.
-pub fn idle_core() -> Core {
+pub(crate) fn idle_core() -> Core {
     let mut core = Core::new(catalog(), budgets(), Timestamp::ZERO);
     core.handle(Timestamp::ZERO, Event::Sampled(readings(Timestamp::ZERO)));
     core.handle(Timestamp::ZERO, Event::Retain { model: ModelId(0), resident: true });
