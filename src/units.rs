@@ -38,11 +38,20 @@ macro_rules! quantity {
                 self.0 as f64
             }
 
-            /// The nearest representable quantity; NaN becomes zero.
+            /// The nearest representable quantity, halves away from zero; NaN becomes zero.
             #[must_use]
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, which is what is wanted")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "`as` saturates, which is what is wanted"
+            )]
             pub const fn from_f64(value: f64) -> Self {
-                Self(value.round() as $inner)
+                // `f64::round` is a call where the processor may lack SSE4.1. What is left over is exact: where there is
+                // a fraction, 53 bits hold the whole number.
+                let whole = value as $inner;
+                let rest = value - whole as f64;
+                Self(whole.saturating_add((rest >= 0.5) as $inner).saturating_sub((rest <= -0.5) as $inner))
             }
         }
 
@@ -197,6 +206,38 @@ mod tests {
     #[test]
     fn a_negative_rail_costs_nothing() {
         assert_eq!(Microwatts(-5_000).over(Nanos::from_secs(10)), Microjoules::ZERO);
+    }
+
+    /// The nearest integer, as the standard library finds it.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+    fn agrees(value: f64) {
+        assert_eq!(Nanos::from_f64(value).0, value.round() as u64, "{value:e}");
+        assert_eq!(Microwatts::from_f64(value).0, value.round() as i64, "{value:e}");
+        assert_eq!(MilliCelsius::from_f64(value).0, value.round() as i32, "{value:e}");
+        assert_eq!(Ppm::from_f64(value).0, value.round() as u32, "{value:e}");
+    }
+
+    #[test]
+    fn the_nearest_is_found_at_every_edge() {
+        let ends = [31, 32, 51, 52, 53, 62, 63, 64, 65, 127].map(|power| 2f64.powi(power));
+        let edges =
+            [0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 1e-300, 1e300, f64::MIN_POSITIVE, f64::MAX, f64::INFINITY];
+        for edge in edges.into_iter().chain(ends).chain(ends.map(|end| end - 0.5)) {
+            for value in [edge, edge.next_up(), edge.next_down()] {
+                agrees(value);
+                agrees(-value);
+            }
+        }
+        agrees(f64::NAN);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_nearest_is_found(bits in proptest::prelude::any::<u64>(), small in -1e7f64..1e7) {
+            agrees(f64::from_bits(bits));
+            agrees(small);
+            agrees((small * 2.0).round() / 2.0);
+        }
     }
 
     #[test]

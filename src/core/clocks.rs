@@ -1,10 +1,11 @@
 //! What is asked of every clock domain, what came of it, and what may be asked.
 
 use crate::core::catalog::{Board, Domain, DomainId, Unit, UnitId, UnitKind};
-use crate::core::event::{Applied, ApplyReport, ClockBounds, ClockState, Setpoints};
+use crate::core::event::{Applied, ApplyReport, ClockBounds, ClockState, DomainBounds, Setpoints};
 use crate::core::snapshot::Snapshot;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
+use smallvec::smallvec;
 
 /// Refusals in a row after which a domain is left alone for a while.
 const MAX_REFUSALS: u32 = 3;
@@ -52,7 +53,7 @@ struct DomainClock {
 #[derive(Debug, Clone)]
 pub struct Clocks {
     domains: Vec<DomainClock>,
-    pending: Vec<Option<ClockBounds>>,
+    pending: DomainBounds,
 }
 
 impl Clocks {
@@ -65,7 +66,7 @@ impl Clocks {
             domain.settle = board.domains[index].settle;
             domain.free_range = board.units.iter().filter(own).all(|unit| unit.kind == UnitKind::Cpu);
         }
-        Self { pending: vec![None; domains.len()], domains }
+        Self { pending: smallvec![None; domains.len()], domains }
     }
 
     /// Whether the domain does what it is told.
@@ -152,7 +153,7 @@ impl Clocks {
         if self.pending.iter().all(Option::is_none) {
             return None;
         }
-        let empty = vec![None; self.domains.len()];
+        let empty = smallvec![None; self.domains.len()];
         Some(Setpoints { domains: std::mem::replace(&mut self.pending, empty) })
     }
 

@@ -151,11 +151,14 @@ pub struct ClockBounds {
     pub max: Kilohertz,
 }
 
+/// Bounds by [`DomainId`]; boards have a handful of clock domains.
+pub type DomainBounds = SmallVec<[Option<ClockBounds>; 8]>;
+
 /// What the actuator is to set: one entry per [`DomainId`], `None` = leave alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Setpoints {
     /// Bounds by domain.
-    pub domains: Vec<Option<ClockBounds>>,
+    pub domains: DomainBounds,
 }
 
 /// What became of one setpoint.

@@ -127,7 +127,7 @@ impl Core {
             hold_until: None,
             probing: None,
             board_power: catalog.board.idle_power,
-            effects: VecDeque::new(),
+            effects: VecDeque::with_capacity(HORIZON),
             next_batch: 0,
             draining: false,
             watch: None,
@@ -250,7 +250,7 @@ impl Core {
     /// Gives the free lanes work, most urgent request first.
     fn schedule(&mut self, now: Timestamp) {
         self.hold_until = None;
-        let mut skipped: SmallVec<[RequestId; 16]> = SmallVec::new();
+        let mut skipped: SmallVec<[RequestId; HORIZON]> = SmallVec::new();
         let mut dry: SmallVec<[event::ClassId; 4]> = SmallVec::new();
         while skipped.len() < HORIZON && self.some_lane_free() {
             let Some((head, choice)) = self.choose_next(now, &skipped, &dry) else { return };
@@ -302,7 +302,8 @@ impl Core {
         look: impl FnOnce(&View<'_>, &[&Waiting]) -> T,
     ) -> Option<T> {
         let paid = self.queue.iter().filter(|waiting| !dry.contains(&waiting.request.class));
-        let passed: SmallVec<[&Waiting; 16]> = skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
+        let passed: SmallVec<[&Waiting; HORIZON]> =
+            skipped.iter().filter_map(|id| self.queue.get(*id)).collect();
         let head =
             paid.take(HORIZON).find(|waiting| !passed.iter().any(|other| other.speaks_for(waiting)))?;
         let behind = self.queue.iter().skip_while(|waiting| waiting.request.id != head.request.id);
@@ -313,7 +314,8 @@ impl Core {
         let behind: SmallVec<[&Waiting; HORIZON]> = behind.skip(1).take(HORIZON).collect();
         let free_at = self.free_times(now);
         let domain_busy = self.busy_domains();
-        let view = self.view(now, &free_at, &domain_busy, &behind);
+        let followers = behind.iter().filter(|waiting| waiting.request.model == head.request.model).count();
+        let view = View { followers, ..self.view(now, &free_at, &domain_busy, &behind) };
         Some(look(&view, &batch))
     }
 
@@ -338,6 +340,7 @@ impl Core {
             risks: &self.risks,
             free_at,
             behind,
+            followers: 0,
             domain_busy,
             regime: self.thermal.regime(),
             shortage: self.shortage(),
@@ -404,10 +407,10 @@ impl Core {
         awaited
     }
 
-    /// Whether there is nothing to load or unload. Debug builds find out the long way, too.
+    /// Whether there is nothing to load or unload. Tests of the core find out the long way, too.
     fn is_settled(&self, limits: Limits, now: Timestamp) -> bool {
         let settled = self.residency.is_settled(limits, now);
-        if settled && cfg!(debug_assertions) {
+        if settled && cfg!(test) {
             let (mut residency, awaited) = (self.residency.clone(), self.awaited(now));
             let orders = residency.orders(&self.catalog, limits, &awaited, |_| true, |_| false, now);
             assert!(orders.is_empty(), "settled, and yet {orders:?}");

@@ -5,7 +5,6 @@ use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
 
 /// A request in the queue with its class's defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,25 +66,31 @@ impl Waiting {
 
 type Key = (u32, Timestamp, RequestId);
 
-/// The queue. Iteration is in order of urgency.
+/// The queue. Iteration is in order of urgency. Its tables keep their room: a queue that was as long before takes
+/// requests in without allocating.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
-    waiting: BTreeMap<Key, Waiting>,
-    keys: BTreeMap<RequestId, Key>,
-    in_flight: BTreeMap<AppId, u32>,
+    /// Most urgent first, with their place in `slots`.
+    order: Vec<(Key, usize)>,
+    slots: Vec<Option<Waiting>>,
+    free: Vec<usize>,
+    /// Keys by id, ascending.
+    keys: Vec<(RequestId, Key)>,
+    /// Requests in the queue or running by app, ascending.
+    in_flight: Vec<(AppId, u32)>,
 }
 
 impl Queue {
     /// Requests waiting.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.order.len()
     }
 
     /// Whether none wait.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.order.is_empty()
     }
 
     /// Whether the limits leave room for one more of this app.
@@ -93,10 +98,10 @@ impl Queue {
     /// # Errors
     /// [`Rejection::QueueFull`] or [`Rejection::AppLimit`].
     pub fn room_for(&self, app: AppId, queue_limit: u32, app_limit: u32) -> Result<(), Rejection> {
-        if self.waiting.len() >= queue_limit as usize {
+        if self.len() >= queue_limit as usize {
             return Err(Rejection::QueueFull);
         }
-        if self.in_flight.get(&app).copied().unwrap_or(0) >= app_limit {
+        if self.in_flight(app) >= app_limit {
             return Err(Rejection::AppLimit);
         }
         Ok(())
@@ -105,7 +110,17 @@ impl Queue {
     /// A waiting request.
     #[must_use]
     pub fn get(&self, id: RequestId) -> Option<&Waiting> {
-        self.waiting.get(self.keys.get(&id)?)
+        let known = self.known(id).ok()?;
+        let place = self.place(self.keys[known].1).ok()?;
+        self.slots[self.order[place].1].as_ref()
+    }
+
+    fn known(&self, id: RequestId) -> Result<usize, usize> {
+        self.keys.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    fn place(&self, key: Key) -> Result<usize, usize> {
+        self.order.binary_search_by_key(&key, |(key, _)| *key)
     }
 
     /// The class of a waiting request.
@@ -116,59 +131,79 @@ impl Queue {
 
     /// Adds a request. It counts as in flight of its app until [`Queue::answered`].
     pub fn push(&mut self, waiting: Waiting) {
-        *self.in_flight.entry(waiting.request.app).or_insert(0) += 1;
+        match self.of_app(waiting.request.app) {
+            Ok(place) => self.in_flight[place].1 += 1,
+            Err(place) => self.in_flight.insert(place, (waiting.request.app, 1)),
+        }
         self.put_back(waiting);
+    }
+
+    fn of_app(&self, app: AppId) -> Result<usize, usize> {
+        self.in_flight.binary_search_by_key(&app, |(app, _)| *app)
     }
 
     /// Puts back a request that was taken out and got no answer; it still counts as in flight.
     pub fn put_back(&mut self, waiting: Waiting) {
-        self.keys.insert(waiting.request.id, waiting.key());
-        self.waiting.insert(waiting.key(), waiting);
+        let (id, key) = (waiting.request.id, waiting.key());
+        self.take(id);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(waiting);
+        let (Ok(known) | Err(known), Ok(place) | Err(place)) = (self.known(id), self.place(key));
+        self.keys.insert(known, (id, key));
+        self.order.insert(place, (key, slot));
     }
 
     /// Takes a request out, to dispatch or to reject it.
     pub fn take(&mut self, id: RequestId) -> Option<Waiting> {
-        let key = self.keys.remove(&id)?;
-        self.waiting.remove(&key)
+        let (_, key) = self.keys.remove(self.known(id).ok()?);
+        let (_, slot) = self.order.remove(self.place(key).ok()?);
+        self.free.push(slot);
+        self.slots[slot].take()
     }
 
     /// A request of this app got its answer.
     pub fn answered(&mut self, app: AppId) {
-        if let Some(count) = self.in_flight.get_mut(&app) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.in_flight.remove(&app);
+        if let Ok(place) = self.of_app(app) {
+            self.in_flight[place].1 -= 1;
+            if self.in_flight[place].1 == 0 {
+                self.in_flight.remove(place);
             }
         }
     }
 
     /// The waiting requests, most urgent first.
     pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.values()
+        self.order.iter().filter_map(|(_, slot)| self.slots[*slot].as_ref())
     }
 
     /// The hard deadline that passes first.
     #[must_use]
     pub fn first_hard_deadline(&self) -> Option<Timestamp> {
-        self.waiting.values().filter(|waiting| waiting.hard).map(|waiting| waiting.deadline).min()
+        self.iter().filter(|waiting| waiting.hard).map(|waiting| waiting.deadline).min()
     }
 
     /// Requests whose hard deadline has passed.
     #[must_use]
     pub fn expired(&self, now: Timestamp) -> SmallVec<[RequestId; 8]> {
-        let late = self.waiting.values().filter(|waiting| waiting.hard && waiting.deadline <= now);
+        let late = self.iter().filter(|waiting| waiting.hard && waiting.deadline <= now);
         late.map(|waiting| waiting.request.id).collect()
     }
 
     /// Requests of the app in the queue or running.
     #[must_use]
     pub fn in_flight(&self, app: AppId) -> u32 {
-        self.in_flight.get(&app).copied().unwrap_or(0)
+        self.of_app(app).map_or(0, |place| self.in_flight[place].1)
     }
 
     /// Panics if the tables disagree.
     pub fn invariants(&self) {
-        assert_eq!(self.waiting.len(), self.keys.len(), "every waiting request has exactly one key");
-        assert!(self.waiting.iter().all(|(key, waiting)| *key == waiting.key()), "keys match their requests");
+        assert_eq!(self.order.len(), self.keys.len(), "every waiting request has exactly one key");
+        assert_eq!(self.order.len() + self.free.len(), self.slots.len(), "a slot is taken or free");
+        assert!(self.order.is_sorted() && self.keys.is_sorted(), "the most urgent and the oldest come first");
+        let held = |(key, slot): &(Key, usize)| self.slots[*slot].as_ref().map(Waiting::key) == Some(*key);
+        assert!(self.order.iter().all(held), "keys match their requests");
     }
 }

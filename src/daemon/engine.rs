@@ -20,7 +20,7 @@ use crate::journal::Recorder;
 use crate::observe::Observer;
 use crate::time::{Clock, Timestamp};
 use crate::units::{Bytes, Nanos};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::oneshot;
@@ -117,7 +117,7 @@ impl Engine {
             units: catalog.board.units.iter().map(|unit| Arc::from(unit.name.as_str())).collect(),
             none: Arc::from(""),
         };
-        let setpoints = Setpoints { domains: vec![None; catalog.board.domains.len()] };
+        let setpoints = Setpoints { domains: smallvec![None; catalog.board.domains.len()] };
         Self {
             state: Mutex::new(State {
                 observer,
@@ -395,7 +395,7 @@ impl Engine {
         let mut state = self.state();
         loop {
             if state.setpoints.domains.iter().any(Option::is_some) {
-                let empty = vec![None; state.setpoints.domains.len()];
+                let empty = smallvec![None; state.setpoints.domains.len()];
                 return Some(Setpoints { domains: std::mem::replace(&mut state.setpoints.domains, empty) });
             }
             if self.is_ending() {

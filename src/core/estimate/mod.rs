@@ -153,7 +153,8 @@ impl Estimates {
             tuning,
             filters: vec![Filter::default(); units],
             versions: vec![1; units],
-            tails: vec![Tail::new(tuning.gaussian_tail); units],
+            // Each made anew: clones have no room to grow.
+            tails: (0..units).map(|_| Tail::new(tuning.gaussian_tail)).collect(),
             pairs: pairs.collect(),
             power: Power::new(board, &points),
             heat: Heat::new(board.thermal),
@@ -194,6 +195,11 @@ impl Estimates {
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn slowdown_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
+        self.slowdowns(variant, unit)[point].get()
+    }
+
+    /// The same at all of the unit's operating points. They stay as they are until something is learned.
+    pub(super) fn slowdowns(&self, variant: VariantId, unit: UnitId) -> &[Cell<f64>] {
         let (pair, filter) = (self.pair(variant, unit), self.filter(unit));
         if pair.slowdowns_of.replace(self.versions[filter]) != self.versions[filter] {
             for (slowdown, &point) in pair.slowdowns.iter().zip(&pair.points) {
@@ -201,7 +207,7 @@ impl Estimates {
                 slowdown.set((ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp());
             }
         }
-        pair.slowdowns[point].get()
+        &pair.slowdowns
     }
 
     /// P(actual over expected latency > `ratio`): falls with the ratio, is one at zero and never zero.

@@ -59,6 +59,9 @@ pub(super) struct Tail {
     next: usize,
     /// Sums of `sorted` from each place to the end.
     sums: Vec<f64>,
+    /// So many of the smallest residuals are not what the sums were made of.
+    changed: usize,
+    mean: f64,
     odds: f64,
     doubt: f64,
     was_late: bool,
@@ -80,18 +83,22 @@ impl Tail {
     /// Nothing seen yet: wide. `gaussian` replaces the residuals by a normal distribution.
     pub(super) fn new(gaussian: bool) -> Self {
         let empty = || Vec::with_capacity(WINDOW);
-        Self {
+        let mut tail = Self {
             sorted: empty(),
             ring: empty(),
             next: 0,
             sums: empty(),
+            changed: 0,
+            mean: 0.0,
             odds: 1.0,
             doubt: 0.0,
             was_late: false,
             after_late: (0.0, 0.0),
             gaussian: gaussian.then(|| Gaussian::of(&[])),
             asked: Default::default(),
-        }
+        };
+        tail.mean = tail.excess(0.0);
+        tail
     }
 
     /// The residuals in the order of their coming.
@@ -184,7 +191,10 @@ impl Tail {
 
     /// E[max(R - ratio, 0)]; at zero it is the mean.
     pub(super) fn mean_excess(&self, ratio: f64) -> f64 {
-        let ratio = if ratio.is_nan() { 0.0 } else { ratio.max(0.0) };
+        if ratio > 0.0 { self.excess(ratio) } else { self.mean }
+    }
+
+    fn excess(&self, ratio: f64) -> f64 {
         if let Some(gaussian) = self.gaussian {
             return gaussian.mean_excess(ratio);
         }
@@ -218,7 +228,8 @@ impl Tail {
 
     /// The odds that the next run exceeds a ratio if it exceeds all before it.
     fn next_above(&self, ratio: f64) -> f64 {
-        (-(ratio - self.largest()).max(0.0) / BEYOND).exp()
+        let over = ratio - self.largest();
+        if over > 0.0 { (-over / BEYOND).exp() } else { 1.0 }
     }
 
     fn insert(&mut self, ratio: f64) {
@@ -231,6 +242,7 @@ impl Tail {
         self.next = (self.next + 1) % WINDOW;
         let place = self.sorted.partition_point(|&residual| residual <= ratio);
         self.sorted.insert(place, ratio);
+        self.changed = self.changed.max(place + 1);
     }
 
     fn remove(&mut self, ratio: f64) {
@@ -238,6 +250,7 @@ impl Tail {
         debug_assert!(self.sorted.get(place) == Some(&ratio), "what is removed was there");
         if place < self.sorted.len() {
             self.sorted.remove(place);
+            self.changed = self.changed.max(place + 1);
         }
     }
 
@@ -247,15 +260,22 @@ impl Tail {
         self.odds = self.odds_now();
         if let Some(gaussian) = &mut self.gaussian {
             *gaussian = Gaussian::of(&self.sorted);
-            return;
+        } else {
+            self.add_up();
         }
-        let mut sum = 0.0;
-        self.sums.clear();
-        self.sums.extend(self.sorted.iter().rev().map(|residual| {
+        self.mean = self.excess(0.0);
+    }
+
+    /// The sums. Above what was taken out and put in they are as they were, unless there are more than before.
+    fn add_up(&mut self) {
+        let (all, changed) = (self.sorted.len(), std::mem::take(&mut self.changed));
+        let changed = if self.sums.len() == all { changed.min(all) } else { all };
+        self.sums.resize(all, 0.0);
+        let mut sum = self.sums.get(changed).copied().unwrap_or(0.0);
+        for (kept, residual) in self.sums[..changed].iter_mut().zip(&self.sorted[..changed]).rev() {
             sum += residual;
-            sum
-        }));
-        self.sums.reverse();
+            *kept = sum;
+        }
     }
 
     fn forget_answers(&self) {
@@ -305,7 +325,8 @@ impl Gaussian {
 
 /// P(R > ratio) by the prior.
 fn prior(ratio: f64) -> f64 {
-    (-(ratio - PRIOR_FROM).max(0.0) / PRIOR_MEAN).exp()
+    let over = ratio - PRIOR_FROM;
+    if over > 0.0 { (-over / PRIOR_MEAN).exp() } else { 1.0 }
 }
 
 /// E[max(R - ratio, 0)] by the prior.

@@ -30,8 +30,7 @@ pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, c
     let most = view.catalog.models[head.request.model.index()].max_batch / head.request.items.max(1);
     let together = u32::try_from(span.0 / rhythm.gap.0.max(1)).unwrap_or(u32::MAX).clamp(1, most.max(1));
     let each_s = pair.fastest_s(head.request.items.saturating_mul(together)) / f64::from(together);
-    let behind = view.behind.iter().filter(|other| other.request.model == head.request.model).count();
-    let behind = u32::try_from((behind + 1).saturating_sub(count)).unwrap_or(u32::MAX);
+    let behind = u32::try_from((view.followers + 1).saturating_sub(count)).unwrap_or(u32::MAX);
     let own_s = pair.seconds(pair.place.top());
     let all_s = own_s + each_s * f64::from(behind.saturating_add(FORESEEN));
     (first_s + rhythm.gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s

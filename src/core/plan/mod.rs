@@ -258,6 +258,8 @@ pub struct View<'a> {
     pub free_at: &'a [Timestamp],
     /// All that wait behind the most urgent request, most urgent first.
     pub behind: &'a [&'a Waiting],
+    /// How many of them ask for the same model.
+    pub followers: usize,
     /// Per domain: whether a batch is running on it.
     pub domain_busy: &'a [bool],
     /// Thermal regime.

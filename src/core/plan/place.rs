@@ -10,6 +10,7 @@ use crate::core::points::{OperatingPoint, Points, domains_of, position_below};
 use crate::time::Timestamp;
 use crate::units::Kilohertz;
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// What is common to all runs on a unit now. Operating points are named by their index in `points`.
@@ -138,6 +139,8 @@ pub(super) struct Pair<'a, 'p> {
     pub(super) accuracy: f64,
     items: u32,
     cost: &'a Cost,
+    /// By operating point.
+    slowdowns: &'a [Cell<f64>],
     estimates: &'a Estimates,
 }
 
@@ -149,20 +152,19 @@ impl<'a, 'p> Pair<'a, 'p> {
             accuracy: view.catalog.variants[variant.index()].accuracy.as_fraction(),
             items,
             cost: view.costs.of(variant, place.unit)?,
+            slowdowns: view.estimates.slowdowns(variant, place.unit),
             estimates: view.estimates,
         })
     }
 
     /// Expected seconds at an operating point, if the clock were in force from the start.
     pub(super) fn seconds(&self, opp: usize) -> f64 {
-        self.cost.seconds(opp, self.items)
-            * self.estimates.slowdown_at_point(self.variant, self.place.unit, opp)
+        self.cost.seconds(opp, self.items) * self.slowdowns[opp].get()
     }
 
     /// Expected seconds of so many items at the highest operating point.
     pub(super) fn fastest_s(&self, items: u32) -> f64 {
-        self.cost.seconds(self.place.top(), items)
-            * self.estimates.slowdown_at_point(self.variant, self.place.unit, self.place.top())
+        self.cost.seconds(self.place.top(), items) * self.slowdowns[self.place.top()].get()
     }
 
     pub(super) fn watts(&self, opp: usize) -> f64 {

@@ -1,7 +1,7 @@
 //! The clock domains as a policy sets them.
 
 use crate::core::catalog::{Board, DomainId};
-use crate::core::event::{Applied, ApplyReport, ClockBounds, Readings, Setpoints};
+use crate::core::event::{Applied, ApplyReport, ClockBounds, DomainBounds, Readings, Setpoints};
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 
@@ -74,7 +74,7 @@ impl Knobs {
 
     /// What has to be written: every domain whose wish, below its cap, is not what was asked last.
     pub(super) fn take_pending(&mut self, now: Timestamp) -> Option<Setpoints> {
-        let domains: Vec<Option<ClockBounds>> = self.knobs.iter_mut().map(|knob| knob.pending(now)).collect();
+        let domains: DomainBounds = self.knobs.iter_mut().map(|knob| knob.pending(now)).collect();
         domains.iter().any(Option::is_some).then_some(Setpoints { domains })
     }
 

@@ -10,7 +10,7 @@ use crate::board::sysfs::kill::on::{after, revive};
 use crate::board::sysfs::{Roots, SysfsBoard};
 use crate::board::{Actuator, Telemetry};
 use crate::core::catalog::{DomainId, RailId, ZoneId};
-use crate::core::event::{Applied, ClockBounds, Readings, SensorFault, Setpoints};
+use crate::core::event::{Applied, ClockBounds, DomainBounds, Readings, SensorFault, Setpoints};
 use crate::units::Nanos;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -147,7 +147,7 @@ fn every_clock_of_every_board_can_be_set_to_every_point_and_is_given_back_after_
         let domains = board.board().domains.clone();
         let (_, mut actuator) = board.into_parts(&served.state()).unwrap();
         for step in 0..domains.iter().map(|domain| domain.opps.len()).max().unwrap_or(0) {
-            let wanted: Vec<Option<ClockBounds>> = domains
+            let wanted: DomainBounds = domains
                 .iter()
                 .map(|domain| {
                     let opp = *domain.opps.get(step).or(domain.opps.last())?;
@@ -177,7 +177,7 @@ fn a_capped_bound_is_told_restored_under_the_cap_and_free_after_it() {
     let count = board.board().domains.len();
     let (_, mut actuator) = board.into_parts(&served.state()).unwrap();
     let (low, high) = (opps[opps.len() / 3], opps[opps.len() - 2]);
-    let mut wanted = Setpoints { domains: vec![None; count] };
+    let mut wanted = Setpoints { domains: DomainBounds::from_elem(None, count) };
     wanted.domains[0] = Some(ClockBounds { min: opps[0], max: high });
     actuator.apply(&wanted);
     served.clamp(0, Some(ActuatorFault::Clamp(low)));

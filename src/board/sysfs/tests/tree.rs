@@ -2,7 +2,7 @@
 
 use crate::board::spec::BoardSpec;
 use crate::board::sysfs::{Roots, SysfsActuator, SysfsBoard, SysfsTelemetry};
-use crate::core::event::{ClockBounds, Setpoints};
+use crate::core::event::{ClockBounds, DomainBounds, Setpoints};
 use crate::time::{Clock, Timestamp};
 use crate::units::{Kilohertz, Nanos};
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ impl Tree {
 
 /// Bounds in kHz for one domain out of `of`.
 pub(crate) fn bounds(index: usize, of: usize, min: u32, max: u32) -> Setpoints {
-    let mut domains = vec![None; of];
+    let mut domains = DomainBounds::from_elem(None, of);
     domains[index] = Some(ClockBounds { min: Kilohertz(min), max: Kilohertz(max) });
     Setpoints { domains }
 }
