@@ -348,17 +348,15 @@ impl Core {
             return;
         };
         let seconds = compute.as_secs_f64();
-        let memory_w = self.estimates.memory_watts(unit, running.point);
-        // A run that was over before its memory clock came up drew nothing for it.
         let expected_j = running.course.joules(seconds);
+        let memory_w = self.estimates.memory_watts(unit, running.point);
+        // A run that was over before its memory's clock came up tells nothing of that point.
         if expected_j > 0.0 && (memory_w <= 0.0 || running.course.has_settled(seconds)) {
+            // The meter sees the unit's part of what was expected.
             let watts = self.estimates.busy_watts(variant, unit, running.point);
-            // The meter sees the unit's part of these watts.
-            let own = (watts - memory_w).max(0.0);
-            let joules =
-                metered.as_f64() / 1e6 / (expected_j - memory_w * seconds).max(expected_j * own / watts)
-                    * own
-                    * seconds;
+            let own_w = (watts - memory_w).max(0.0);
+            let own_j = (expected_j - memory_w * seconds).max(expected_j * own_w / watts);
+            let joules = metered.as_f64() / 1e6 / own_j * own_w * seconds;
             self.estimates.observe_energy(variant, unit, running.point, compute, joules);
         }
     }
