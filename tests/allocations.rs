@@ -59,7 +59,7 @@ fn check(length: usize, soft_every: u64) -> (Seen, Steady) {
 #[test]
 fn a_full_queue_is_worked_off_without_an_allocation() {
     let (seen, steady) = check(64, u64::MAX);
-    assert!(seen.ends > 100 && seen.sweeps > 10 && seen.wakes > 100, "{seen:?}");
+    assert!(seen.ends > 100 && seen.sweeps > 5 && seen.wakes > 10, "{seen:?}");
     assert!(steady.served > steady.dispatched, "batches are formed");
 }
 
@@ -72,7 +72,7 @@ fn hard_and_soft_deadlines_are_weighed_without_an_allocation() {
 #[test]
 fn one_request_at_a_time_is_served_without_an_allocation() {
     let (seen, _) = check(1, 2);
-    assert!(seen.ends > 100 && seen.sweeps > 10, "{seen:?}");
+    assert!(seen.ends > 100 && seen.sweeps > 5, "{seen:?}");
 }
 
 #[test]
