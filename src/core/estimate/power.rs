@@ -91,8 +91,6 @@ struct Exposure {
     /// The operating point, if it was but one.
     point: Option<usize>,
     mixed: bool,
-    /// Whether a part of it was at a point that is not in the form.
-    off_form: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -109,12 +107,7 @@ struct UnitPower {
     clocks: Box<[f64]>,
     /// Power of the memory for its clock, by operating point.
     memory_w: Box<[f64]>,
-    /// Whether memory is at its highest clock, by operating point: below, the unit draws less for waiting longer, which
-    /// is not in the form. Such a point learns for itself.
-    in_form: Box<[bool]>,
     coefficients: [f64; 4],
-    /// The board file's.
-    file: [f64; 4],
     covariance: [[f64; 4]; 4],
     doubt: [f64; 4],
     /// Factor beyond the form, and its variance, by operating point.
@@ -153,7 +146,6 @@ impl UnitPower {
     fn new(board: &Board, id: UnitId, points: &Points) -> Self {
         let model = &board.units[id.index()].busy_power;
         let memory_w = points.iter().map(|point| memory_watts(board, id, point).min(WATTS_MAX)).collect();
-        let in_form = (0..points.len()).map(|point| points.memory_share(point) >= 1.0).collect();
         let ghz = |point: OperatingPoint| point.clock.as_ghz();
         let clocks: Box<[f64]> = points.iter().map(ghz).collect();
         let coefficients = [model.constant_w, model.linear_w_per_ghz, model.cubic_w_per_ghz3, 0.0];
@@ -173,9 +165,7 @@ impl UnitPower {
             file_w: vec![0.0; clocks.len()].into(),
             clocks,
             memory_w,
-            in_form,
             coefficients,
-            file: coefficients,
             covariance,
             doubt,
             points,
@@ -213,7 +203,6 @@ impl UnitPower {
         self.open.joules += weight * self.watts[active.point];
         self.open.memory_j += seconds * self.memory_w[active.point];
         self.open.mixed |= self.open.point.is_some_and(|point| point != active.point);
-        self.open.off_form |= !self.in_form[active.point];
         self.open.point = Some(active.point);
     }
 
@@ -265,14 +254,6 @@ impl UnitPower {
         }
         for coefficient in &mut self.coefficients {
             *coefficient = coefficient.clamp(0.0, WATTS_MAX);
-        }
-    }
-
-    /// An observation passed that says nothing of the form: what was learned of it is forgotten as with any other, and
-    /// the board file's figures take its place.
-    fn forget_form(&mut self) {
-        for (coefficient, file) in self.coefficients.iter_mut().zip(self.file) {
-            *coefficient = FORGETTING * *coefficient + (1.0 - FORGETTING) * file;
         }
     }
 
@@ -452,11 +433,7 @@ impl Power {
                 continue;
             }
             let gains = unit.variance(&unit.row(span_s)).0;
-            if unit.closed.off_form {
-                unit.forget_form();
-            } else {
-                unit.correct(&gains, surprise, variance);
-            }
+            unit.correct(&gains, surprise, variance);
             if let (false, Some(point)) = (unit.closed.mixed, unit.closed.point)
                 && unit.closed.busy_s > STEADY * span_s
             {
@@ -509,11 +486,7 @@ impl Power {
         let noise = (METER_DEVIATION * actual.max(expected)).powi(2) + (0.2 * FLOOR_W).powi(2);
         let variance = own + of_point + of_scale + noise;
         let surprise = actual - expected;
-        if unit.in_form[point] {
-            unit.correct(&gains, surprise, variance);
-        } else {
-            unit.forget_form();
-        }
+        unit.correct(&gains, surprise, variance);
         unit.correct_point(point, form_w, surprise, variance);
         unit.tabulate(warmth);
         let gain = expected * scale.variance / variance;
