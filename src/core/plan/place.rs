@@ -70,6 +70,12 @@ impl<'a> Place<'a> {
         self.points.index([self.allowed[0].end - 1, self.allowed[1].end - 1])
     }
 
+    /// The highest operating points with slow and with fast memory.
+    pub(super) fn fastest(&self) -> [usize; 2] {
+        let [clocks, memories] = &self.allowed;
+        [memories.start, memories.end - 1].map(|memory| self.points.index([clocks.end - 1, memory]))
+    }
+
     /// The clocks at an operating point.
     pub(super) fn at(&self, point: usize) -> OperatingPoint {
         self.points.at(point)

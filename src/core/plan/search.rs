@@ -170,14 +170,22 @@ impl<'v, 'l> Search<'v, 'l> {
             return;
         };
         let place = &places[unit.index()];
-        let top = place.top();
-        let (variance, told) = view.estimates.unknown(unit, (slow, top), (chosen.variant, top));
+        let of = (slow, place.top());
+        let told = |by: usize| view.estimates.unknown(unit, of, (chosen.variant, by));
+        // With slow memory a fast clock tells of what a slow clock with fast memory does not.
+        let Some(by) = place.fastest().into_iter().max_by(|&a, &b| told(a).1.total_cmp(&told(b).1)) else {
+            return;
+        };
+        let (variance, told) = told(by);
         if variance.sqrt() <= UNSURE || told <= TELLING {
             return;
         }
         let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
-        let draft = Draft { opp: top, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
+        let draft = Draft { opp: by, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
         let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
+        if priced.miss > place.risk.miss && by != place.top() {
+            return;
+        }
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
         if priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
             self.note(&prefix, &priced, best.start, best.rank.grade, Ruling::Chosen);
