@@ -160,8 +160,8 @@ impl<'v, 'l> Search<'v, 'l> {
         self.look(&places);
     }
 
-    /// Where what would be on target is too slow by what was last seen of it, a run at the highest clock tells more
-    /// of that than one at the cheapest: it is then chosen for what it tells, once in a while.
+    /// Where what would be on target is too slow by what was last seen of it, a run at the highest clock, with fast
+    /// memory or slow, tells more of that than one at the cheapest: now and then it is chosen for what it tells.
     fn look(&mut self, places: &[Place<'v>]) {
         let (Some(best), Some((slow, unit))) = (self.best, self.tally.unheld) else { return };
         let (view, chosen) = (self.view, best.candidate);
@@ -172,7 +172,6 @@ impl<'v, 'l> Search<'v, 'l> {
         let place = &places[unit.index()];
         let of = (slow, place.top());
         let told = |by: usize| view.estimates.unknown(unit, of, (chosen.variant, by));
-        // With slow memory a fast clock tells of what a slow clock with fast memory does not.
         let Some(by) = place.fastest().into_iter().max_by(|&a, &b| told(a).1.total_cmp(&told(b).1)) else {
             return;
         };
@@ -183,11 +182,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
         let draft = Draft { opp: by, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
         let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
-        if priced.miss > place.risk.miss && by != place.top() {
-            return;
-        }
+        let in_time = priced.miss <= place.risk.miss || by == place.top();
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
-        if priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
+        if in_time && priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
             self.note(&prefix, &priced, best.start, best.rank.grade, Ruling::Chosen);
             self.best = Some(Ranked { looks: true, candidate: priced.candidate, ..best });
         }
