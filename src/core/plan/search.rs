@@ -333,8 +333,8 @@ impl<'v, 'l> Search<'v, 'l> {
             let done = course.work(begun_s) - begun_s * slow;
             let at_s = ((end_s(raised) * fast + done - need) / (fast - slow)).min(end_s(raised));
             let asked_s = at_s - place.between_s(opp, raised);
-            // One change at a time; and a moment that is no number is none.
-            if asked_s.is_nan() || asked_s < begun_s {
+            // What profiles as faster may not be now; one change at a time; a moment that is no number is none.
+            if fast <= slow || asked_s.is_nan() || asked_s < begun_s {
                 continue;
             }
             let work = course.work(at_s);
