@@ -2,7 +2,7 @@
 //!
 //! For the most urgent request and those of the same model behind it, configurations are priced: the variants
 //! that are accurate enough and loaded, the units they may run on, the operating points (the clock of the unit and
-//! that of its memory), and prefixes of the queue as batches. A configuration is a small program ([`course`], [`search`]):
+//! that of its memory), and prefixes of the queue as batches. A configuration is a small program ([`course`], [`draft`]):
 //! it may *boost* (raise the clock if the run still goes on at some moment) and it may be *rescued* (at the last
 //! moment that still fits, the run is cancelled and a smaller variant answers; where a run cannot be cancelled,
 //! the smaller one runs on another unit beside it). It costs the expected energy above idle of all that, clock
@@ -22,9 +22,11 @@
 mod cost;
 mod course;
 mod crowd;
+mod draft;
 mod foreseen;
 mod place;
 mod prefix;
+mod prospect;
 mod risk;
 mod search;
 

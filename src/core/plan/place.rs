@@ -163,6 +163,11 @@ impl<'a, 'p> Pair<'a, 'p> {
         })
     }
 
+    /// The same for so many items.
+    pub(super) fn of(self, items: u32) -> Self {
+        Self { items, ..self }
+    }
+
     /// Expected seconds at an operating point, if the clock were in force from the start.
     pub(super) fn seconds(&self, opp: usize) -> f64 {
         self.cost.seconds(opp, self.items) * self.slowdowns[opp].get()
@@ -175,6 +180,12 @@ impl<'a, 'p> Pair<'a, 'p> {
 
     pub(super) fn watts(&self, opp: usize) -> f64 {
         self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
+    }
+
+    /// Expected energy per item at an operating point, if the clock were in force from the start, microjoules.
+    pub(super) fn per_item(&self, opp: usize) -> f64 {
+        let mean = self.estimates.mean_excess(self.place.unit, 0.0);
+        self.seconds(opp) * self.watts(opp) * mean * 1e6 / f64::from(self.items.max(1))
     }
 
     /// The operating points worth a look, the slowest first and the highest that there is last: faster ones take more

@@ -1,36 +1,22 @@
 //! The search over configurations, and their ranking.
-//!
-//! A run at clock `f1` may be raised to `f2` once it has gone on for long. The later, the cheaper: only the odds
-//! that it is still running then pay for the higher clock. So the moment is the latest at which the work `r` that
-//! all but the allowed odds of the runs need is done by the end `e` of the time there is,
-//! `w1(a) + (e - a)/L2 = r`, where `w1` is the course at `f1` and `a` the moment at which `f2` is in force. The
-//! end is the deadline, or the last moment at which a rescue still fits; the allowed odds are those to miss, or
-//! those at which what rescues lose of the accuracy is tolerable. Of the clocks that hold without a boost, the
-//! first that does is the cheapest, since points above which another costs less are left out.
 
 use super::crowd::{Crowd, joined_s};
+use super::draft::{ACCURACY_SLACK, Draft, MOST_RESCUED, Priced, allowed_rescues, hold};
 use super::foreseen::{foreseen_s, free_s};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
-use super::{
-    Awaits, Boost, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Rescue, Ruling,
-    View,
-};
-use crate::core::catalog::{UnitId, VariantId};
+use super::prospect::{Prospect, prospects};
+use super::{Awaits, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, View};
+use crate::core::catalog::{ModelId, UnitId, VariantId};
 use crate::core::energy::Objective;
 use crate::core::event::Rejection;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
-use crate::units::{Microjoules, Nanos, Ppm};
+use crate::units::{Nanos, Ppm};
 use smallvec::SmallVec;
 
-/// By how much rescues may push the expected accuracy below the target, a share: two thirds of what is aimed at
-/// against an oracle at equal energy.
-const ACCURACY_SLACK: f64 = 0.002;
 /// By how much a run may exceed its share of the time before it crowds out those behind it.
 const CROWDING: f64 = 1.05;
-/// Most of the runs of a configuration that may be expected to be rescued.
-const MOST_RESCUED: f64 = 0.05;
 
 /// Standard deviation of the logarithm of a slowdown that is worth a look, and the least share of its variance that a
 /// look must take away.
@@ -55,6 +41,13 @@ struct Ranked {
     candidate: Candidate,
 }
 
+impl Ranked {
+    /// Expected energy per item, microjoules.
+    fn per_item(&self) -> f64 {
+        self.candidate.energy.as_f64() / f64::from(self.candidate.items.max(1))
+    }
+}
+
 /// Tally of what was priced and why cheaper ones fell out.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
@@ -70,27 +63,65 @@ struct Tally {
     any_affordable: bool,
 }
 
-/// A program for a run: its clock, the raised one and when it is asked for, and whether it is rescued.
-#[derive(Debug, Clone, Copy)]
-struct Draft<'a, 'p> {
-    opp: usize,
-    boost: Option<(f64, usize)>,
-    /// What rescues it, and how slow a run that must be rescued has shown itself to be.
-    fallback: Option<(Fallback<'a, 'p>, f64)>,
-    /// Seconds that it may take for the sake of those behind it.
-    share_s: f64,
-    /// Whether it is done when it must be for the sake of those to come, too; others are only looked at.
-    held: bool,
+impl Tally {
+    /// The cheapest operating point of something, and whether it is fast enough and accurate.
+    fn bind(&mut self, least: f64, holds: bool, accurate: bool) {
+        if !holds {
+            self.cheapest_slow = self.cheapest_slow.min(least);
+        } else if !accurate {
+            self.cheapest_inaccurate = self.cheapest_inaccurate.min(least);
+        }
+    }
 }
 
-/// A draft with its price.
+/// Where runs can go, and what was found out about that so far.
+struct Ground<'v, 'p> {
+    places: &'p [Place<'v>],
+    /// Per unit: the work behind the batch, and until when it must be free for other models, s.
+    crowds: SmallVec<[(Crowd, f64); 4]>,
+    /// Per prefix and unit.
+    sites: SmallVec<[Option<Site<'v, 'p>>; 16]>,
+}
+
+impl<'v, 'p> Ground<'v, 'p> {
+    fn new(view: &View<'v>, places: &'p [Place<'v>], model: ModelId, prefixes: usize) -> Self {
+        let crowd = |place| (Crowd::behind(view, place), free_s(view, place, model));
+        let sites = SmallVec::from_elem(None, prefixes * places.len());
+        Self { places, crowds: places.iter().map(crowd).collect(), sites }
+    }
+}
+
+/// A batch on a unit.
 #[derive(Debug, Clone, Copy)]
-struct Priced {
-    candidate: Candidate,
-    miss: f64,
-    accuracy: f64,
-    rescued: f64,
-    per_item: f64,
+struct Site<'v, 'p> {
+    fallback: Option<Fallback<'v, 'p>>,
+    /// Work of those that join the head's run, s.
+    joined_s: f64,
+}
+
+/// What a variant has to keep to on a unit.
+struct Terms<'v, 'p> {
+    pair: Pair<'v, 'p>,
+    /// Seconds that it may take for the sake of those behind it.
+    share_s: f64,
+    /// What rescues it, and how slow a run that must be rescued has shown itself to be.
+    armed: Option<(Fallback<'v, 'p>, f64)>,
+    /// How slow a run must be done in time.
+    need: f64,
+    /// The time that there is for it, s.
+    time_s: f64,
+}
+
+impl<'v, 'p> Terms<'v, 'p> {
+    fn draft(&self, opp: usize) -> Draft<'v, 'p> {
+        Draft { opp, boost: None, fallback: self.armed, share_s: self.share_s, held: true }
+    }
+
+    /// How a run at the first of some operating points keeps to them; see [`hold`].
+    fn hold(&self, view: &View<'_>, ladder: &[usize]) -> Option<Option<(f64, usize)>> {
+        let fallback = self.armed.map(|(fallback, _)| fallback);
+        hold(view, &self.pair, ladder, self.time_s, fallback, self.need)
+    }
 }
 
 pub(super) struct Search<'v, 'l> {
@@ -139,25 +170,31 @@ impl<'v, 'l> Search<'v, 'l> {
         let view = self.view;
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
-        let model = self.head.request.model;
-        let crowds: SmallVec<[(Crowd, f64); 4]> =
-            places.iter().map(|place| (Crowd::behind(view, place), free_s(view, place, model))).collect();
-        let variants = self.variants;
-        for prefix in self.prefixes.clone() {
-            for (place, (crowd, free_s)) in places.iter().zip(&crowds) {
-                let fallback = match self.may_rescue() {
-                    true => Fallback::find(view, &places, place.unit, &prefix, variants),
-                    false => None,
-                };
-                let joined_s = joined_s(place, &self.batch[..prefix.count]);
-                for &variant in variants {
-                    if view.residency.is_available(variant, place.unit) {
-                        self.try_pair(&prefix, variant, place, fallback, (crowd, *free_s, joined_s));
-                    }
-                }
+        let mut ground = Ground::new(view, &places, self.head.request.model, self.prefixes.len());
+        let all = prospects(view, &self.prefixes, &places, self.variants);
+        self.tally.any_loaded = !all.is_empty();
+        for prospect in &all {
+            if !self.is_hopeless(prospect) {
+                self.try_prospect(prospect, &mut ground);
             }
         }
+        self.find_binding(&all, &mut ground);
         self.look(&places);
+    }
+
+    /// Whether nothing better than what was found can come of it.
+    fn is_hopeless(&self, prospect: &Prospect) -> bool {
+        let Some(best) = self.best.filter(|_| self.log.is_none() && !self.races()) else { return false };
+        match best.rank.grade {
+            Grade::OnTarget => !prospect.accurate || best.rank.keys[0] <= prospect.least,
+            Grade::OnTime => !prospect.accurate && prospect.accuracy < best.candidate.accuracy,
+            _ => false,
+        }
+    }
+
+    /// Whether energy does not count.
+    fn races(&self) -> bool {
+        self.view.budgets.objective == Objective::Performance
     }
 
     /// Where what would be on target is too slow by what was last seen of it, a run at the highest clock, with fast
@@ -181,7 +218,7 @@ impl<'v, 'l> Search<'v, 'l> {
         }
         let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
         let draft = Draft { opp: by, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
-        let (prefix, priced) = (*prefix, self.price(prefix, &pair, &draft, best.start));
+        let (prefix, priced) = (*prefix, draft.price(view, prefix, &pair, best.start));
         let in_time = priced.miss <= place.risk.miss || by == place.top();
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
         if in_time && priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
@@ -190,168 +227,129 @@ impl<'v, 'l> Search<'v, 'l> {
         }
     }
 
-    fn may_rescue(&self) -> bool {
-        let budgets = self.view.budgets;
-        budgets.objective == Objective::LeastEnergy && budgets.class(&self.head.request).rescue
+    /// What all variants have in common that run a batch on a unit.
+    fn site<'p>(&self, prospect: &Prospect, ground: &mut Ground<'v, 'p>) -> Site<'v, 'p> {
+        let index = prospect.prefix * ground.places.len() + prospect.place;
+        *ground.sites[index].get_or_insert_with(|| {
+            let (prefix, place) = (&self.prefixes[prospect.prefix], &ground.places[prospect.place]);
+            let rescues = !self.races() && self.view.budgets.class(&self.head.request).rescue;
+            let find = || Fallback::find(self.view, ground.places, place.unit, prefix, self.variants);
+            let joined_s = joined_s(place, &self.batch[..prefix.count]);
+            Site { fallback: rescues.then(find).flatten(), joined_s }
+        })
     }
 
-    fn try_pair<'p>(
-        &mut self,
+    fn terms<'p>(
+        &self,
         prefix: &Prefix,
-        variant: VariantId,
-        place: &'p Place<'v>,
-        fallback: Option<Fallback<'v, 'p>>,
-        (crowd, free_s, joined_s): (&Crowd, f64, f64),
-    ) {
-        if self.view.catalog.variants[variant.index()].accuracy < prefix.floor
-            || prefix.variant.is_some_and(|only| only != variant)
-        {
-            return;
-        }
-        let Some(pair) = Pair::new(self.view, variant, place, prefix.items) else { return };
-        self.tally.any_loaded = true;
-        let fallback = fallback.filter(|fallback| fallback.pair.variant != variant);
-        let share_s = crowd.share_s(pair.seconds(place.top()), joined_s);
-        let plain = Draft { opp: place.top(), boost: None, fallback: None, share_s, held: true };
-        if self.view.budgets.objective == Objective::Performance {
-            self.consider(prefix, &pair, &plain);
-        } else if self.try_clocks(prefix, &pair, fallback, (share_s, free_s)) {
+        prospect: &Prospect,
+        ground: &mut Ground<'v, 'p>,
+    ) -> Option<Terms<'v, 'p>> {
+        let (view, place) = (self.view, &ground.places[prospect.place]);
+        let pair = Pair::new(view, prospect.variant, place, prefix.items)?;
+        let (site, (crowd, free_s)) = (self.site(prospect, ground), &ground.crowds[prospect.place]);
+        let fastest_s = pair.seconds(place.top());
+        let share_s = crowd.share_s(fastest_s, site.joined_s);
+        let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
+        let fallback = site.fallback.filter(|fallback| fallback.pair.variant != pair.variant);
+        // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
+        let armed = fallback.and_then(|fallback| {
+            let odds = allowed_rescues(prefix, &pair, &fallback) * place.risk.trust;
+            (odds > place.risk.miss).then(|| (fallback, quantile(odds)))
+        });
+        let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
+        // What is to come may ask for a higher clock, not for more than there is.
+        let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count).min(*free_s);
+        let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(place.top(), need).1);
+        let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
+        let time_s = time_s.min(foreseen_s.max(fastest_s * need) + lead_s);
+        Some(Terms { pair, share_s, armed, need, time_s })
+    }
+
+    fn try_prospect(&mut self, prospect: &Prospect, ground: &mut Ground<'v, '_>) {
+        let prefix = self.prefixes[prospect.prefix];
+        let Some(terms) = self.terms(&prefix, prospect, ground) else { return };
+        let plain = Draft { fallback: None, ..terms.draft(terms.pair.place.top()) };
+        if self.races() {
+            self.consider(&prefix, &terms.pair, &plain);
+        } else if self.try_clocks(&prefix, &terms, prospect.accurate) {
             // A budget is short: a dearer clock starts later but runs faster.
-            for opp in pair.ladder() {
-                self.consider(prefix, &pair, &Draft { opp, ..plain });
+            for opp in terms.pair.ladder() {
+                if self.is_beaten(terms.pair.per_item(opp)) {
+                    break;
+                }
+                self.consider(&prefix, &terms.pair, &Draft { opp, ..plain });
             }
         }
     }
 
     /// Looks at the clocks from the lowest up. True if a budget could not pay for something at once.
-    fn try_clocks<'p>(
-        &mut self,
-        prefix: &Prefix,
-        pair: &Pair<'v, 'p>,
-        fallback: Option<Fallback<'v, 'p>>,
-        (share_s, free_s): (f64, f64),
-    ) -> bool {
-        let (view, place) = (self.view, pair.place);
-        let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
-        let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
-        // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
-        let armed = fallback.and_then(|fallback| {
-            let odds = allowed_rescues(prefix, pair, &fallback) * place.risk.trust;
-            (odds > place.risk.miss).then(|| (fallback, quantile(odds)))
-        });
-        let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
-        let fallback = armed.map(|(fallback, _)| fallback);
-        // What is to come may ask for a higher clock, not for more than there is.
-        let fastest_s = pair.seconds(place.top());
-        let foreseen_s = foreseen_s(view, pair, self.head, prefix.count).min(free_s);
-        let foreseen_s = foreseen_s.max(fastest_s * need);
-        let time_s =
-            time_s.min(foreseen_s + fallback.map_or(0.0, |fallback| fallback.lead(place.top(), need).1));
-        let mean = view.estimates.mean_excess(place.unit, 0.0);
-        let accurate = view.catalog.variants[pair.variant.index()].accuracy >= prefix.target;
+    fn try_clocks(&mut self, prefix: &Prefix, terms: &Terms<'v, '_>, accurate: bool) -> bool {
+        let (pair, ladder) = (&terms.pair, terms.pair.ladder());
         let (mut short, mut found) = (false, false);
-        let ladder = pair.ladder();
         for (position, &opp) in ladder.iter().enumerate() {
             self.tally.considered += 1;
-            let least = pair.seconds(opp) * pair.watts(opp) * mean * 1e6 / f64::from(prefix.items.max(1));
-            let beaten = self.least_on_target().filter(|_| self.log.is_none());
-            if beaten.is_some_and(|best| best <= least) {
-                break;
+            let least = pair.per_item(opp);
+            if self.is_beaten(least) {
+                continue;
             }
-            let pointless = beaten.is_some() && !accurate;
-            let hold = self.hold(pair, &ladder[position..], time_s, fallback, need);
+            let hold = terms.hold(self.view, &ladder[position..]);
             found |= hold.is_some();
-            if let Some(boost) = hold.filter(|_| !pointless) {
-                short |=
-                    self.consider(prefix, pair, &Draft { opp, boost, fallback: armed, share_s, held: true });
-            } else if self.log.is_some() && opp != place.top() {
-                let draft = Draft { opp, boost: None, fallback: armed, share_s, held: false };
-                self.consider(prefix, pair, &draft);
+            if let Some(boost) = hold {
+                short |= self.consider(prefix, pair, &Draft { boost, ..terms.draft(opp) });
+            } else if self.log.is_some() && opp != pair.place.top() {
+                self.consider(prefix, pair, &Draft { held: false, ..terms.draft(opp) });
             }
             let holds = hold.is_some_and(|boost| boost.is_none());
-            if !holds {
-                self.tally.cheapest_slow = self.tally.cheapest_slow.min(least);
-            } else if !accurate {
-                self.tally.cheapest_inaccurate = self.tally.cheapest_inaccurate.min(least);
-            }
+            self.tally.bind(least, holds, accurate);
             if holds && self.log.is_none() {
                 break;
             }
         }
         if self.log.is_some() {
-            let others: SmallVec<[usize; 64]> = place.allowed().filter(|opp| !ladder.contains(opp)).collect();
+            let others: SmallVec<[usize; 64]> =
+                pair.place.allowed().filter(|opp| !ladder.contains(opp)).collect();
             for opp in others {
-                let draft = Draft { opp, boost: None, fallback: armed, share_s, held: false };
-                self.consider(prefix, pair, &draft);
+                self.consider(prefix, pair, &Draft { held: false, ..terms.draft(opp) });
             }
         }
         if !found {
             if accurate {
-                self.tally.unheld = Some((pair.variant, place.unit));
+                self.tally.unheld = Some((pair.variant, pair.place.unit));
             }
-            let draft = Draft { opp: place.top(), boost: None, fallback: armed, share_s, held: true };
-            short |= self.consider(prefix, pair, &draft);
+            short |= self.consider(prefix, pair, &terms.draft(pair.place.top()));
         }
         short
     }
 
-    /// What the best on target costs per item.
-    fn least_on_target(&self) -> Option<f64> {
-        self.best.filter(|best| best.rank.grade == Grade::OnTarget).map(|best| best.rank.keys[0])
+    /// What keeps from something cheaper, of those that were not looked at.
+    fn find_binding(&mut self, all: &[Prospect], ground: &mut Ground<'v, '_>) {
+        let Some(best) = self.best else { return };
+        let mut cheaper: SmallVec<[&Prospect; 96]> =
+            all.iter().filter(|one| one.least < best.per_item() && self.is_hopeless(one)).collect();
+        cheaper.sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
+        for prospect in cheaper {
+            if prospect.least >= self.tally.cheapest_slow.min(self.tally.cheapest_inaccurate) {
+                return;
+            }
+            let prefix = self.prefixes[prospect.prefix];
+            if let Some(terms) = self.terms(&prefix, prospect, ground) {
+                let holds = terms.hold(self.view, &[prospect.cheapest]).is_some();
+                self.tally.bind(prospect.least, holds, prospect.accurate);
+            }
+        }
     }
 
-    /// How a run at the first of some operating points does `need` in its time: without a boost, `Some(None)`, or with
-    /// the cheapest of some boosts to others as late as possible. `None` if it does not.
-    fn hold(
-        &self,
-        pair: &Pair<'_, '_>,
-        ladder: &[usize],
-        time_s: f64,
-        fallback: Option<Fallback<'_, '_>>,
-        need: f64,
-    ) -> Option<Option<(f64, usize)>> {
-        let (&opp, last) = (ladder.first()?, ladder.len() - 1);
-        let end_s = |opp: usize| time_s - fallback.map_or(0.0, |fallback| fallback.lead(opp, need).1);
-        let course = pair.course(opp);
-        if end_s(opp) > 0.0 && course.work(end_s(opp)) >= need {
-            return Some(None);
-        }
-        let place = pair.place;
-        if last == 0 || !self.view.tuning.hedging || place.between_s(opp, ladder[last]) <= 0.0 {
-            return None;
-        }
-        let mut cheapest: Option<(f64, (f64, usize))> = None;
-        let mut seen = 0;
-        for position in [1, last.div_ceil(2), last] {
-            if position <= seen {
-                continue;
-            }
-            seen = position;
-            let raised = ladder[position];
-            let begun_s = place.change_s(opp);
-            let (slow, fast) = (pair.seconds(opp).recip(), pair.seconds(raised).recip());
-            let done = course.work(begun_s) - begun_s * slow;
-            let at_s = ((end_s(raised) * fast + done - need) / (fast - slow)).min(end_s(raised));
-            let asked_s = at_s - place.between_s(opp, raised);
-            // What profiles as faster may not be now; one change at a time; a moment that is no number is none.
-            if fast <= slow || asked_s.is_nan() || asked_s < begun_s {
-                continue;
-            }
-            let work = course.work(at_s);
-            let excess = |ratio| self.view.estimates.mean_excess(place.unit, ratio);
-            let left = excess(work);
-            let joules = (excess(0.0) - left) * pair.watts(opp) / slow + left * pair.watts(raised) / fast;
-            if cheapest.is_none_or(|(least, _)| joules < least) {
-                cheapest = Some((joules, (asked_s, raised)));
-            }
-        }
-        cheapest.map(|(_, boost)| Some(boost))
+    /// Whether the best on target costs less.
+    fn is_beaten(&self, per_item: f64) -> bool {
+        let best = self.best.filter(|best| self.log.is_none() && best.rank.grade == Grade::OnTarget);
+        best.is_some_and(|best| best.rank.keys[0] <= per_item)
     }
 
     /// Prices a draft and keeps it if it is the best so far. True if a budget could not pay for it at once.
     fn consider<'p>(&mut self, prefix: &Prefix, pair: &Pair<'v, 'p>, draft: &Draft<'v, 'p>) -> bool {
         let (view, free_at) = (self.view, pair.place.free_at);
-        let mut priced = self.price(prefix, pair, draft, free_at);
+        let mut priced = draft.price(view, prefix, pair, free_at);
         if priced.per_item > prefix.energy_per_item {
             self.note(prefix, &priced, free_at, Grade::Unfit, Ruling::AboveRequestEnergy);
             return false;
@@ -370,7 +368,7 @@ impl<'v, 'l> Search<'v, 'l> {
         self.tally.soonest_paid = Some(self.tally.soonest_paid.map_or(paid, |soonest| soonest.min(paid)));
         let start = free_at.max(paid);
         if paid > free_at {
-            priced = self.price(prefix, pair, draft, start);
+            priced = draft.price(view, prefix, pair, start);
         }
         let mut rank = self.rank(prefix, &priced, draft.share_s, start, paid > free_at);
         if !draft.held {
@@ -404,67 +402,6 @@ impl<'v, 'l> Search<'v, 'l> {
         if let Some(log) = &mut self.log {
             log.push(Considered { requests, candidate, start, accuracy, progress, grade, ruling });
         }
-    }
-
-    /// What a draft costs and risks if it starts at `start`.
-    fn price(&self, prefix: &Prefix, pair: &Pair<'v, '_>, draft: &Draft<'v, '_>, start: Timestamp) -> Priced {
-        let (view, place) = (self.view, pair.place);
-        let time_s = seconds_until(prefix.deadline, start);
-        let mut course = pair.course(draft.opp);
-        let mut last = draft.opp;
-        if let Some((asked_s, raised)) = draft.boost {
-            course.change(
-                asked_s + place.between_s(draft.opp, raised),
-                pair.seconds(raised),
-                pair.watts(raised),
-            );
-            last = raised;
-        }
-        let survival = |ratio| view.estimates.survival(pair.variant, place.unit, ratio);
-        let mean_excess = |ratio| view.estimates.mean_excess(place.unit, ratio);
-        let mut late = survival(course.work(time_s.max(0.0)));
-        let rescue = draft.fallback.and_then(|(fallback, ratio)| {
-            let (opp, lead_s) = fallback.lead(last, ratio);
-            let at_s = time_s - lead_s;
-            (at_s > 0.0).then(|| (fallback, opp, at_s, survival(course.work(at_s))))
-        });
-        let cut_s = match rescue {
-            Some((fallback, _, at_s, _)) if fallback.cancels => at_s,
-            _ => f64::INFINITY,
-        };
-        let (mut seconds, mut joules) = course.expect(cut_s, mean_excess);
-        let (mut accuracy, mut rescued) = (pair.accuracy, 0.0);
-        if let Some((fallback, opp, _, odds)) = rescue {
-            let more_s = fallback.pair.seconds(opp);
-            joules += odds * more_s * fallback.pair.watts(opp);
-            seconds += if fallback.cancels { odds * more_s } else { 0.0 };
-            late = fallback.fails.min(if fallback.cancels { odds } else { late });
-            accuracy -= odds * (pair.accuracy - fallback.pair.accuracy);
-            rescued = odds;
-        }
-        let candidate = Candidate {
-            variant: pair.variant,
-            unit: place.unit,
-            point: place.at(draft.opp),
-            items: prefix.items,
-            latency: Nanos::from_secs_f64(seconds),
-            energy: Microjoules::from_f64(joules * 1e6),
-            accuracy: view.catalog.variants[pair.variant.index()].accuracy,
-            miss: Ppm::from_fraction(late.clamp(0.0, 1.0)),
-            boost: draft.boost.map(|(asked_s, raised)| Boost {
-                after: Nanos::from_secs_f64(asked_s),
-                point: place.at(raised),
-            }),
-            rescue: rescue.map(|(fallback, opp, at_s, odds)| Rescue {
-                after: Nanos::from_secs_f64(at_s),
-                variant: fallback.pair.variant,
-                unit: fallback.pair.place.unit,
-                point: fallback.pair.place.at(opp),
-                odds: Ppm::from_fraction(odds.clamp(0.0, 1.0)),
-            }),
-        };
-        let per_item = joules * 1e6 / f64::from(prefix.items.max(1));
-        Priced { candidate, miss: late, accuracy, rescued, per_item }
     }
 
     fn rank(
@@ -561,8 +498,7 @@ impl<'v, 'l> Search<'v, 'l> {
     }
 
     fn explain(&self, ranked: &Ranked) -> Explanation {
-        let (chosen, tally) = (ranked.candidate, &self.tally);
-        let per_item = chosen.energy.as_f64() / f64::from(chosen.items.max(1));
+        let (chosen, tally, per_item) = (ranked.candidate, &self.tally, ranked.per_item());
         let binding = if ranked.looks {
             Constraint::Knowledge
         } else if tally.accurate_unpaid.is_some_and(|accuracy| accuracy > chosen.accuracy) {
@@ -582,16 +518,6 @@ impl<'v, 'l> Search<'v, 'l> {
             binding,
         }
     }
-}
-
-/// The share of the runs that may be rescued: what their smaller variant loses of the accuracy must be tolerable.
-fn allowed_rescues(prefix: &Prefix, pair: &Pair<'_, '_>, fallback: &Fallback<'_, '_>) -> f64 {
-    let lost = pair.accuracy - fallback.pair.accuracy;
-    let slack = pair.accuracy - (prefix.target.as_fraction() - ACCURACY_SLACK);
-    if lost <= 0.0 || slack < 0.0 {
-        return MOST_RESCUED;
-    }
-    (slack / lost).min(MOST_RESCUED)
 }
 
 /// Seconds from one moment to a later one; negative if it is an earlier one.
