@@ -19,7 +19,7 @@ use wattd::time::Timestamp;
 use wattd::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
 
 /// Batches dispatched before anything is counted, and steps that are looked at then.
-const WARM_UP: u64 = 400;
+const WARM_UP: u64 = 3_000;
 const STEPS: usize = 400;
 
 fn assert_none(counted: &AllocationInfo, what: &str) {

@@ -16,6 +16,7 @@ mod hedge;
 mod limits;
 mod liveness;
 mod memory;
+mod prospects;
 mod world;
 
 use world::{World, budgets, catalog, readings, rejection, request};

@@ -182,10 +182,29 @@ impl<'a, 'p> Pair<'a, 'p> {
         self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
     }
 
-    /// Expected energy per item at an operating point, if the clock were in force from the start, microjoules.
+    /// Expected energy per item at an operating point, the change to it included, microjoules.
     pub(super) fn per_item(&self, opp: usize) -> f64 {
+        let excess = |ratio| self.estimates.mean_excess(self.place.unit, ratio);
+        let (change_s, present) = (self.place.change_s(opp), self.place.present);
+        if change_s <= 0.0 {
+            return self.steady(opp);
+        }
+        let after = excess(change_s / self.seconds(present)) / excess(0.0);
+        self.steady(present) + after * (self.steady(opp) - self.steady(present))
+    }
+
+    /// The same if the clocks were in force from the start.
+    fn steady(&self, opp: usize) -> f64 {
         let mean = self.estimates.mean_excess(self.place.unit, 0.0);
         self.seconds(opp) * self.watts(opp) * mean * 1e6 / f64::from(self.items.max(1))
+    }
+
+    /// The cheapest of some operating points, and what a run at any of them costs per item at least, microjoules.
+    pub(super) fn cheapest(&self, ladder: &[usize]) -> Option<(usize, f64)> {
+        let costs = ladder.iter().map(|&point| (point, self.steady(point)));
+        let (point, least) = costs.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        let changes = self.place.change_s(point) > 0.0;
+        Some((point, if changes { least.min(self.steady(self.place.present)) } else { least }))
     }
 
     /// The operating points worth a look, the slowest first and the highest that there is last: faster ones take more

@@ -18,9 +18,9 @@ pub(super) struct Prospect {
     pub(super) accuracy: Ppm,
     /// Whether the variant meets the batch's accuracy target.
     pub(super) accurate: bool,
-    /// What it costs per item at the cheapest operating point, whether that is fast enough or not, microjoules.
+    /// What it costs per item at least, microjoules.
     pub(super) least: f64,
-    /// That operating point.
+    /// The operating point that costs the least, whether it is fast enough or not.
     pub(super) cheapest: usize,
 }
 
@@ -44,8 +44,7 @@ pub(super) fn prospects(
                 continue;
             }
             let pair = alone.of(prefix.items);
-            let costs = ladder.iter().map(|&point| (pair.per_item(point), point));
-            let Some((least, cheapest)) = costs.min_by(|a, b| a.0.total_cmp(&b.0)) else { continue };
+            let Some((cheapest, least)) = pair.cheapest(&ladder) else { continue };
             let (place, accurate) = (place.unit.index(), accuracy >= prefix.target);
             all.push(Prospect { prefix: index, place, variant, accuracy, accurate, least, cheapest });
         }

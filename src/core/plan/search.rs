@@ -174,7 +174,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let all = prospects(view, &self.prefixes, &places, self.variants);
         self.tally.any_loaded = !all.is_empty();
         for prospect in &all {
-            if !self.is_hopeless(prospect) {
+            if self.log.is_some() || !self.is_beaten(prospect, prospect.least) {
                 self.try_prospect(prospect, &mut ground);
             }
         }
@@ -182,12 +182,15 @@ impl<'v, 'l> Search<'v, 'l> {
         self.look(&places);
     }
 
-    /// Whether nothing better than what was found can come of it.
-    fn is_hopeless(&self, prospect: &Prospect) -> bool {
-        let Some(best) = self.best.filter(|_| self.log.is_none() && !self.races()) else { return false };
+    /// Whether what was found is better than anything that costs so much per item.
+    fn is_beaten(&self, prospect: &Prospect, per_item: f64) -> bool {
+        let Some(best) = self.best.filter(|_| !self.races()) else { return false };
         match best.rank.grade {
-            Grade::OnTarget => !prospect.accurate || best.rank.keys[0] <= prospect.least,
-            Grade::OnTime => !prospect.accurate && prospect.accuracy < best.candidate.accuracy,
+            Grade::OnTarget => !prospect.accurate || best.rank.keys[0] <= per_item,
+            Grade::OnTime => {
+                let more = best.candidate.accuracy.cmp(&prospect.accuracy);
+                !prospect.accurate && (more.is_gt() || more.is_eq() && best.rank.keys[1] <= per_item)
+            }
             _ => false,
         }
     }
@@ -272,36 +275,37 @@ impl<'v, 'l> Search<'v, 'l> {
         let plain = Draft { fallback: None, ..terms.draft(terms.pair.place.top()) };
         if self.races() {
             self.consider(&prefix, &terms.pair, &plain);
-        } else if self.try_clocks(&prefix, &terms, prospect.accurate) {
+        } else if self.try_clocks(&prefix, &terms, prospect) {
             // A budget is short: a dearer clock starts later but runs faster.
             for opp in terms.pair.ladder() {
-                if self.is_beaten(terms.pair.per_item(opp)) {
-                    break;
+                if self.log.is_some() || !self.is_beaten(prospect, terms.pair.per_item(opp)) {
+                    self.consider(&prefix, &terms.pair, &Draft { opp, ..plain });
                 }
-                self.consider(&prefix, &terms.pair, &Draft { opp, ..plain });
             }
         }
     }
 
     /// Looks at the clocks from the lowest up. True if a budget could not pay for something at once.
-    fn try_clocks(&mut self, prefix: &Prefix, terms: &Terms<'v, '_>, accurate: bool) -> bool {
+    fn try_clocks(&mut self, prefix: &Prefix, terms: &Terms<'v, '_>, prospect: &Prospect) -> bool {
         let (pair, ladder) = (&terms.pair, terms.pair.ladder());
         let (mut short, mut found) = (false, false);
         for (position, &opp) in ladder.iter().enumerate() {
             self.tally.considered += 1;
             let least = pair.per_item(opp);
-            if self.is_beaten(least) {
+            let pays = !self.is_beaten(prospect, least);
+            if !pays && self.log.is_none() {
                 continue;
             }
             let hold = terms.hold(self.view, &ladder[position..]);
             found |= hold.is_some();
             if let Some(boost) = hold {
-                short |= self.consider(prefix, pair, &Draft { boost, ..terms.draft(opp) });
+                short |= self.consider(prefix, pair, &Draft { boost, ..terms.draft(opp) }) && pays;
             } else if self.log.is_some() && opp != pair.place.top() {
                 self.consider(prefix, pair, &Draft { held: false, ..terms.draft(opp) });
             }
             let holds = hold.is_some_and(|boost| boost.is_none());
-            self.tally.bind(least, holds, accurate);
+            self.tally.bind(least, holds, prospect.accurate);
+            // What was learned may say that a higher one costs less, but little of that is true.
             if holds && self.log.is_none() {
                 break;
             }
@@ -314,10 +318,14 @@ impl<'v, 'l> Search<'v, 'l> {
             }
         }
         if !found {
-            if accurate {
+            if prospect.accurate {
                 self.tally.unheld = Some((pair.variant, pair.place.unit));
             }
-            short |= self.consider(prefix, pair, &terms.draft(pair.place.top()));
+            let top = pair.place.top();
+            let pays = !self.is_beaten(prospect, pair.per_item(top));
+            if pays || self.log.is_some() {
+                short |= self.consider(prefix, pair, &terms.draft(top)) && pays;
+            }
         }
         short
     }
@@ -326,7 +334,7 @@ impl<'v, 'l> Search<'v, 'l> {
     fn find_binding(&mut self, all: &[Prospect], ground: &mut Ground<'v, '_>) {
         let Some(best) = self.best else { return };
         let mut cheaper: SmallVec<[&Prospect; 96]> =
-            all.iter().filter(|one| one.least < best.per_item() && self.is_hopeless(one)).collect();
+            all.iter().filter(|one| one.least < best.per_item() && self.is_beaten(one, one.least)).collect();
         cheaper.sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
         for prospect in cheaper {
             if prospect.least >= self.tally.cheapest_slow.min(self.tally.cheapest_inaccurate) {
@@ -338,12 +346,6 @@ impl<'v, 'l> Search<'v, 'l> {
                 self.tally.bind(prospect.least, holds, prospect.accurate);
             }
         }
-    }
-
-    /// Whether the best on target costs less.
-    fn is_beaten(&self, per_item: f64) -> bool {
-        let best = self.best.filter(|best| self.log.is_none() && best.rank.grade == Grade::OnTarget);
-        best.is_some_and(|best| best.rank.keys[0] <= per_item)
     }
 
     /// Prices a draft and keeps it if it is the best so far. True if a budget could not pay for it at once.
