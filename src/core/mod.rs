@@ -87,6 +87,8 @@ pub struct Core {
     hold_until: Option<Timestamp>,
     /// The unit that the profiler occupies.
     probing: Option<UnitId>,
+    /// Whether a probe ran since the last sweep of the sensors.
+    probed: bool,
     board_power: Microwatts,
     effects: VecDeque<Effect>,
     next_batch: u64,
@@ -126,6 +128,7 @@ impl Core {
             device_cap: DeviceCap::None,
             hold_until: None,
             probing: None,
+            probed: false,
             board_power: catalog.board.idle_power,
             effects: VecDeque::with_capacity(HORIZON),
             next_batch: 0,
@@ -164,7 +167,10 @@ impl Core {
                 let changed = self.clocks.applied(&report, now);
                 self.note_controllable(&changed);
             }
-            Event::Probing(unit) => self.probing = unit,
+            Event::Probing(unit) => {
+                self.probing = unit;
+                self.probed = true;
+            }
             Event::Hold { domain, clock } => self.clocks.hold(domain, clock, now),
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Restored(learned) => self.estimates.restore(&learned),
@@ -483,7 +489,8 @@ impl Core {
             self.ledger.true_up(above_idle * span.as_secs_f64(), now);
         }
         // What a probe draws is nobody's here.
-        if let (Some(measured), None) = (measured, self.probing) {
+        let probed = std::mem::replace(&mut self.probed, self.probing.is_some());
+        if let Some(measured) = measured.filter(|_| !probed) {
             self.estimates.observe_power(measured, busy, now);
         }
         self.board_power = measured.unwrap_or(modelled);

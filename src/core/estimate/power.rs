@@ -2,11 +2,13 @@
 //!
 //! A unit that runs a variant draws `s (1 + c) (a + b f + d f^3 + e T)` above the idle board: `f` in GHz, `T` in
 //! tens of kelvin above 50 degrees (leakage grows with heat), `s` the variant's power beside others', `c` what
-//! the form leaves at this operating point. The four coefficients start from the board file, stay at or above
-//! zero, and are learned by recursive least squares with forgetting (0.995 per observation, so a few hundred
-//! count), from two kinds of observation:
+//! the form leaves at this operating point. The four coefficients start from the board file, stay above a tenth
+//! of it and never below zero, and are learned by recursive least squares with forgetting (0.995 per observation, so a
+//! few hundred count), from two kinds of observation:
 //!
-//! - a run that was metered: its energy over its time;
+//! - a run that was metered: its energy over its time. `s`, `c` and the form multiply, so that each takes a share of
+//!   the logarithm of what was drawn over what was expected; shares of the difference would overshoot where one of the
+//!   three is far off;
 //! - a sweep of the rails: the board's power less its idle power, against what all units should have drawn in the
 //!   interval. Sensors average over less than a sweep, so that a unit which was busy for a part `d` of it shows
 //!   all or nothing: the variance of the observation grows with `d (1 - d)`.
@@ -28,6 +30,11 @@ const FORGETTING: f64 = 0.995;
 const FILE_DEVIATION: f64 = 0.3;
 /// Least power that a unit is taken to draw when it is doubted, W.
 const LEAST_W: f64 = 0.2;
+/// A run is not taken to draw more than so many times what was expected, nor less than that part of it.
+const SURPRISE_MAX: f64 = 20.0;
+/// Below this much a run's power is an error of rounding, W; a relative variance below this moves nothing.
+const MENTIONABLE_W: f64 = 1e-6;
+const NEGLIGIBLE: f64 = 1e-12;
 /// Temperature at which the first coefficients hold, and kelvin per unit of the last.
 const REFERENCE_C: f64 = 50.0;
 const KELVIN: f64 = 10.0;
@@ -108,6 +115,8 @@ struct UnitPower {
     /// Power of the memory for its clock, by operating point.
     memory_w: Box<[f64]>,
     coefficients: [f64; 4],
+    /// Below which no coefficient falls: a unit whose form is nothing anywhere could not be scaled up again.
+    floor: [f64; 4],
     covariance: [[f64; 4]; 4],
     doubt: [f64; 4],
     /// Factor beyond the form, and its variance, by operating point.
@@ -166,6 +175,7 @@ impl UnitPower {
             clocks,
             memory_w,
             coefficients,
+            floor: coefficients.map(|coefficient| coefficient * UNIT_RANGE.0),
             covariance,
             doubt,
             points,
@@ -233,28 +243,58 @@ impl UnitPower {
             }
             self.covariance[index][index] = self.covariance[index][index].max(1e-12);
         }
-        self.keep_above_zero();
+        self.keep_above_floor();
     }
 
-    /// Puts coefficients that came out negative at zero, and the others where they are likeliest then: cutting them off
-    /// alone would leave what the others moved for their sake.
-    fn keep_above_zero(&mut self) {
+    /// Puts coefficients that came out too low at their floor, and the others where they are likeliest then: cutting
+    /// them off alone would leave what the others moved for their sake.
+    fn keep_above_floor(&mut self) {
         for _ in 0..self.coefficients.len() {
-            let Some(index) = (0..4)
-                .filter(|&index| self.coefficients[index] < 0.0)
-                .min_by(|&a, &b| self.coefficients[a].total_cmp(&self.coefficients[b]))
-            else {
-                break;
-            };
-            let over = self.coefficients[index] / self.covariance[index][index];
+            let short = |index: usize| self.coefficients[index] - self.floor[index];
+            let lowest = (0..4).min_by(|&a, &b| short(a).total_cmp(&short(b)));
+            let Some(index) = lowest.filter(|&index| short(index) < 0.0) else { break };
+            let over = short(index) / self.covariance[index][index];
             for other in 0..4 {
                 self.coefficients[other] -= self.covariance[other][index] * over;
             }
-            self.coefficients[index] = 0.0;
+            self.coefficients[index] = self.floor[index];
         }
-        for coefficient in &mut self.coefficients {
-            *coefficient = coefficient.clamp(0.0, WATTS_MAX);
+        for (coefficient, floor) in self.coefficients.iter_mut().zip(self.floor) {
+            *coefficient = coefficient.clamp(floor, WATTS_MAX);
         }
+    }
+
+    /// Takes in that a run drew `actual` watts where `expected` were: form, point and scale each move by their share, by
+    /// variance, of the logarithm of the quotient.
+    fn learn(&mut self, point: usize, scale: &mut Scale, warmth: f64, expected: f64, actual: f64) {
+        let weight = scale.value * (1.0 + self.points[point].0);
+        let row = basis(self.clocks[point], warmth).map(|function| function * weight);
+        let (gains, of_form) = self.variance(&row);
+        let drawn = actual.max(expected);
+        let noise = (METER_DEVIATION * drawn).powi(2) + (0.2 * FLOOR_W).powi(2);
+        if expected < MENTIONABLE_W {
+            // Nothing to scale yet.
+            return self.correct(&gains, actual - expected, of_form + noise);
+        }
+        let noise = noise / (drawn * drawn);
+        let (factor, of_point) = self.points[point];
+        let of_point = of_point / (1.0 + factor).powi(2);
+        let form = of_form / (expected * expected);
+        let whole = form + of_point + scale.variance + noise;
+        let off = (actual / expected).max(1.0 / SURPRISE_MAX).ln();
+        let grown = |share: f64| (off * share / whole).exp();
+        if form > NEGLIGIBLE {
+            let variance = whole * expected * expected;
+            // What moves the form's own power by its share.
+            self.correct(&gains, expected * (grown(form) - 1.0) * variance / of_form, variance);
+        }
+        let left = |share: f64| 1.0 - share / whole;
+        let moved = ((1.0 + factor) * grown(of_point) - 1.0).clamp(POINT_RANGE.0, POINT_RANGE.1);
+        self.points[point] =
+            (moved, (self.points[point].1 * left(of_point)).max(POINT_DEVIATION.1 * POINT_DEVIATION.1));
+        let of_scale = scale.variance;
+        scale.value = (scale.value * grown(of_scale)).clamp(SCALE_RANGE.0, SCALE_RANGE.1);
+        scale.variance = (of_scale * left(of_scale)).max(SCALE_DEVIATION.2 * SCALE_DEVIATION.2);
     }
 
     fn correct_point(&mut self, point: usize, form_w: f64, surprise: f64, variance: f64) {
@@ -326,6 +366,7 @@ impl Power {
         let Some(unit) = self.units.get_mut(unit) else { return };
         if coefficients.iter().all(|value| (0.0..=WATTS_MAX).contains(value)) {
             unit.coefficients = coefficients;
+            unit.keep_above_floor();
         }
         if factors.len() == unit.points.len() {
             for (point, factor) in unit.points.iter_mut().zip(factors) {
@@ -476,24 +517,9 @@ impl Power {
         let actual = (joules / seconds).min(WATTS_MAX);
         self.run_error.observe(expected, actual);
         // What a meter says is bounded, too: a run of a moment may round to anything.
-        let actual = actual.min(20.0 * expected.max(LEAST_W));
-        let weight = scale.value * (1.0 + unit.points[point].0);
-        let row = basis(unit.clocks[point], warmth).map(|function| function * weight);
-        let (gains, own) = unit.variance(&row);
-        let form_w = expected / (1.0 + unit.points[point].0);
-        let of_point = form_w * form_w * unit.points[point].1;
-        let of_scale = expected * expected * scale.variance;
-        let noise = (METER_DEVIATION * actual.max(expected)).powi(2) + (0.2 * FLOOR_W).powi(2);
-        let variance = own + of_point + of_scale + noise;
-        let surprise = actual - expected;
-        unit.correct(&gains, surprise, variance);
-        unit.correct_point(point, form_w, surprise, variance);
+        let actual = actual.min(SURPRISE_MAX * expected.max(LEAST_W));
+        unit.learn(point, scale, warmth, expected, actual);
         unit.tabulate(warmth);
-        let gain = expected * scale.variance / variance;
-        scale.value =
-            (scale.value * (1.0 + (gain * surprise).clamp(-0.5, 1.0))).clamp(SCALE_RANGE.0, SCALE_RANGE.1);
-        scale.variance =
-            (scale.variance * (1.0 - gain * expected)).max(SCALE_DEVIATION.2 * SCALE_DEVIATION.2);
     }
 
     /// Whether rails confirmed the busy power within `memory`.

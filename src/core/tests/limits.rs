@@ -85,6 +85,26 @@ fn queue_and_app_limits_hold() {
 }
 
 #[test]
+fn what_probes_draw_is_not_taken_for_the_idle_power() {
+    let mut world = World::new(catalog(), budgets());
+    let sweep = |world: &mut World, watts: f64| {
+        world.run_until(world.now.after(Nanos::from_millis(100)));
+        world.handle(Event::Sampled(readings(40.0, watts)));
+    };
+    let idle = catalog().board.idle_power.as_watts();
+    for _ in 0..50 {
+        world.handle(Event::Probing(Some(UnitId(0))));
+        sweep(&mut world, idle + 4.0);
+        world.handle(Event::Probing(None));
+        // The rails still show the probe that ended since the last sweep.
+        sweep(&mut world, idle + 4.0);
+        sweep(&mut world, idle);
+    }
+    let learned = world.core.estimates().idle_power().as_watts();
+    assert!((learned / idle - 1.0).abs() < 0.01, "{learned} W for {idle}");
+}
+
+#[test]
 fn a_probe_keeps_the_units_that_share_its_processor_still() {
     let mut world = World::new(catalog(), budgets());
     world.handle(Event::Probing(Some(UnitId(0))));

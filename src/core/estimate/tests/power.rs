@@ -120,6 +120,45 @@ fn the_idle_power_follows_within_seconds_and_with_the_heat() {
 }
 
 #[test]
+fn what_another_process_drew_is_made_good_by_the_meter() {
+    // Something else drew 1.5 W while the board was idle, and was gone when the first runs began: the rails then seem to
+    // say that the unit draws less than nothing.
+    let (board, points) = board(&[model(0.3, 1.5, 0.75)], 5.0);
+    let at =
+        |point: usize| 0.3 + 1.5 * f64::from(MHZ[point]) / 1e3 + 0.75 * (f64::from(MHZ[point]) / 1e3).powi(3);
+    let mut power = Power::new(&board, &points);
+    let mut scale = Scale::new(1.0, false);
+    let mut now = Timestamp::ZERO;
+    let mut sweep = |power: &mut Power, watts: f64, busy: bool| {
+        if busy {
+            power.begin(0, 0, 1.0, now);
+        }
+        now = now.after(Nanos::from_millis(100));
+        let busy = power.close(now, Some(50.0));
+        power.end(0, now);
+        power.observe_board(watts, busy, now);
+    };
+    (0..60).for_each(|_| sweep(&mut power, 6.5, false));
+    (0..2).for_each(|_| sweep(&mut power, 5.0 + at(0), true));
+    println!("misled: {:.2} W at the lowest clock, which draws {:.2} W", power.unit_w(0, 0), at(0));
+    assert!(power.unit_w(0, 0) < 0.3 * at(0));
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+    for run in 0..40 {
+        let noise = 1.0 + rng.random_range(-0.02..0.02);
+        power.observe_run(0, 0, &mut scale, 0.05, at(0) * 0.05 * noise);
+        sweep(&mut power, 5.0 + at(0), true);
+        let off = scale.value * power.unit_w(0, 0) / at(0) - 1.0;
+        assert!(run < 5 || off.abs() < 0.1, "after {run} runs: {off}");
+        // Where nothing ran, the board file is all there is.
+        for point in 1..MHZ.len() {
+            let off = scale.value * power.unit_w(0, point) / at(point);
+            assert!((0.02..=4.0).contains(&off), "after {run} runs, {} MHz: {off}", MHZ[point]);
+        }
+    }
+    assert!((power.idle_w() - 5.0).abs() < 0.4, "{}", power.idle_w());
+}
+
+#[test]
 fn a_board_without_figures_learns_from_the_meter() {
     let (board, points) = board(&[PowerModel::default()], 0.0);
     let mut power = Power::new(&board, &points);
