@@ -464,3 +464,20 @@ pub fn header(start: Timestamp, catalog: Catalog, budgets: Budgets) -> Header {
     let (started_unix_s, tuning) = (crate::time::unix_seconds(), Tuning::default());
     Header { format: FORMAT, started_unix_s, start, catalog, budgets, tuning }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::core::catalog::Roofline;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A last digit that is off in a profile turns a decision sooner or later.
+        #[test]
+        fn numbers_come_back_as_they_were_recorded(times in proptest::array::uniform6(proptest::num::f64::POSITIVE)) {
+            let [compute_s_ghz, memory_s, p, overhead_s, marginal, memory_elasticity] = times;
+            let recorded = Roofline { compute_s_ghz, memory_s, p, overhead_s, marginal, memory_elasticity };
+            let text = serde_json::to_string(&recorded).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Roofline>(&text).unwrap(), recorded);
+        }
+    }
+}
