@@ -26,6 +26,8 @@ const LEAST_HOLDING: Nanos = Nanos::from_millis(3);
 /// Between the requests of one stream a domain rests at its lowest clock, which a governor would take its time for;
 /// after so long without any it is given back.
 const RELEASE: Nanos = Nanos::from_secs(1);
+/// The same for memory, whose governor may hold it high though nothing runs.
+const MEMORY_RELEASE: Nanos = Nanos::from_secs(10);
 
 #[derive(Debug, Clone, Default)]
 struct DomainClock {
@@ -44,9 +46,11 @@ struct DomainClock {
     usual_gap: Option<Nanos>,
     /// Where the profiler wants the domain while it is idle.
     held: Option<Kilohertz>,
-    /// Whether a domain gets its whole range back when it has been idle for [`RELEASE`]: the governors of processors and
+    /// Whether a domain gets its whole range back when it has been idle for long: the governors of processors and
     /// memory know best what else runs on them.
     free_range: bool,
+    /// Whether it is memory.
+    is_memory: bool,
 }
 
 /// The clock domains.
@@ -64,6 +68,7 @@ impl Clocks {
         for (index, domain) in domains.iter_mut().enumerate() {
             let own = |unit: &&Unit| unit.domain == Some(DomainId::at(index));
             domain.settle = board.domains[index].settle;
+            domain.is_memory = board.units.iter().any(|unit| unit.memory_domain == Some(DomainId::at(index)));
             domain.free_range = board.units.iter().filter(own).all(|unit| unit.kind == UnitKind::Cpu);
         }
         Self { pending: smallvec![None; domains.len()], domains }
@@ -286,7 +291,7 @@ impl DomainClock {
             return [Some((soon, ClockBounds { min: clock, max: clock })), None];
         }
         let (Some(&low), Some(&high)) = (spec.opps.first(), spec.opps.last()) else { return [None; 2] };
-        let later = since.after(RELEASE).max(soon);
+        let later = since.after(if self.is_memory { MEMORY_RELEASE } else { RELEASE }).max(soon);
         [
             Some((soon, ClockBounds { min: low, max: low })),
             self.free_range.then_some((later, ClockBounds { min: low, max: high })),

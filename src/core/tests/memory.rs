@@ -48,6 +48,8 @@ fn memory_rests_low_between_runs_and_is_given_back_later() {
     let (mut world, _) = serve(Nanos::from_millis(20));
     world.run_until(world.now.after(Nanos::from_millis(100)));
     assert_eq!(world.set[MEMORY.index()], Some(ClockBounds { min: LOW, max: LOW }), "let down");
+    world.run_until(world.now.after(Nanos::from_secs(9)));
+    assert_eq!(world.set[MEMORY.index()], Some(ClockBounds { min: LOW, max: LOW }), "still let down");
     world.run_until(world.now.after(Nanos::from_secs(2)));
     let whole = ClockBounds { min: LOW, max: HIGH };
     assert_eq!(world.set[MEMORY.index()], Some(whole), "its governor knows best who else needs it");
