@@ -10,6 +10,8 @@ mod explain;
 mod machine;
 #[path = "wattctl/simulate.rs"]
 mod simulate;
+#[path = "wattctl/terminal.rs"]
+mod terminal;
 #[path = "wattctl/whatif.rs"]
 mod whatif;
 
@@ -23,6 +25,9 @@ enum Failure {
     /// It did not work: exit code 1.
     Failed(anyhow::Error),
 }
+
+/// What a command comes to.
+type Done = Result<(), Failure>;
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {

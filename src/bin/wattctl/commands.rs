@@ -5,12 +5,12 @@ use crate::args::{
     AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
     WishArgs,
 };
-use crate::{explain, machine, simulate, whatif};
+use crate::terminal::{print, print_json};
+use crate::{Done, explain, machine, simulate, whatif};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
-use serde::Serialize;
 use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::BufReader;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +30,6 @@ use wattd::model::npy;
 const INPUT_LIMIT: u64 = 256 << 20;
 /// Time between two looks of `--watch` and of `profile`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-type Done = Result<(), Failure>;
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> Done {
@@ -66,19 +64,6 @@ async fn ask_daemon(command: Command) -> Done {
         // The others need no daemon.
         _ => Ok(()),
     }
-}
-
-/// Prints, also into a pipe whose reader has gone.
-pub(crate) fn print(text: &str) -> Done {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn print_json(value: &impl Serialize) -> Done {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 async fn status(args: &StatusArgs) -> Done {

@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use crate::args::ExplainArgs;
-use crate::commands::{print, print_json};
+use crate::terminal::{print, print_json};
 use anyhow::{Context as _, anyhow};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Commands that need no daemon: they work on this machine's clocks, on a simulated board, or on files.
 
-use crate::Failure;
 use crate::args::{CheckArgs, ReplayArgs, RestoreArgs, SimBoardArgs};
+use crate::{Done, Failure};
 use anyhow::{Context as _, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,6 @@ use wattd::ctl::status::Status;
 use wattd::journal;
 use wattd::model::ModelStore;
 use wattd::units::Nanos;
-
-type Done = Result<(), Failure>;
 
 /// Puts back the clocks that a daemon, which is gone, left changed.
 pub(crate) fn restore(args: &RestoreArgs) -> Done {

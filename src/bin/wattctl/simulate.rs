@@ -1,9 +1,9 @@
 //! `simulate`: from arguments to experiments and their output.
 
-use crate::Failure;
 use crate::args::SimulateArgs;
+use crate::terminal::{print, print_json, progress};
+use crate::{Done, Failure};
 use anyhow::{Context as _, anyhow};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -11,8 +11,6 @@ use wattd::ctl::simulate::{groups, page, tables};
 use wattd::sim::experiment::{
     Document, Experiment, Finished, RunError, RunOptions, Scenario, write_schedule,
 };
-
-type Done = Result<(), Failure>;
 
 /// Runs what the arguments say and shows what came of it.
 pub(crate) fn simulate(args: &SimulateArgs) -> Done {
@@ -26,7 +24,8 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Done {
             oracle: args.oracle,
         },
     };
-    let bar = progress(experiment.len(), args.quiet);
+    let runs = experiment.len();
+    let bar = progress(runs as u64, "{wide_bar} {pos}/{len} runs, {eta} left", args.quiet || runs < 2);
     let finished =
         experiment.run(usize::from(args.jobs.unwrap_or(0)), &|| bar.inc(1)).map_err(|error| match error {
             RunError::Policy(error) => Failure::Input(anyhow!("--policy: {error}")),
@@ -43,7 +42,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Done {
     }
     if args.json {
         let document = Document { runs: finished.into_iter().map(|run| run.record).collect() };
-        return print(&format!("{}\n", serde_json::to_string_pretty(&document)?));
+        return print_json(&document);
     }
     print(&tables(&groups))
 }
@@ -70,23 +69,4 @@ fn schedule(path: &Path, finished: &[Finished]) -> anyhow::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
     write_schedule(&mut out, finished.iter().map(|run| (&run.record, run.schedule.as_slice())))?;
     Ok(out.flush()?)
-}
-
-/// A bar on a terminal, nothing elsewhere.
-fn progress(runs: usize, quiet: bool) -> ProgressBar {
-    let bar = ProgressBar::new(runs as u64);
-    if quiet || runs < 2 {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} runs, {eta} left");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Prints, also into a pipe whose reader has gone.
-fn print(text: &str) -> Done {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -1,23 +1,20 @@
 //! `whatif`: from arguments to a day and the answer about it.
 
-use crate::Failure;
 use crate::args::WhatifArgs;
+use crate::terminal::{print, print_json, progress};
+use crate::{Done, Failure};
 use anyhow::anyhow;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::Write as _;
 use std::path::Path;
 use wattd::board::{BoardSpec, shipped};
 use wattd::config::Config;
 use wattd::ctl::whatif::{Report, document, text};
 use wattd::sim::whatif::{Asked, Day, Progress, Source, ask, read_config};
 
-type Done = Result<(), Failure>;
-
 /// Plays the day and says what came of it.
 pub(crate) fn whatif(args: &WhatifArgs) -> Done {
     let (config, day) = prepare(args).map_err(Failure::Input)?;
     let seeds: Vec<u64> = args.seed.clone().collect();
-    let bar = progress(args.quiet);
+    let bar = progress(0, "{wide_bar} {percent} % of the virtual time, {eta} left at most", args.quiet);
     let tell = |progress: Progress| match progress {
         Progress::Planned(span) => bar.inc_length(span.as_micros() / 1000),
         Progress::Played(span) => bar.inc(span.as_micros() / 1000),
@@ -33,7 +30,7 @@ pub(crate) fn whatif(args: &WhatifArgs) -> Done {
         answer: &answer,
     };
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&document(&report))?))?;
+        print_json(&document(&report))?;
     } else {
         print(&text(&report))?;
     }
@@ -87,25 +84,5 @@ fn board(name: &str) -> anyhow::Result<BoardSpec> {
                 known.join(", ")
             ))
         }
-    }
-}
-
-/// A bar of virtual time on a terminal, nothing elsewhere.
-fn progress(quiet: bool) -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if quiet {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style =
-        ProgressStyle::with_template("{wide_bar} {percent} % of the virtual time, {eta} left at most");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Prints, also into a pipe whose reader has gone.
-fn print(text: &str) -> Done {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
     }
 }
