@@ -9,6 +9,7 @@ use super::*;
 use crate::units::*;
 use proptest::prelude::*;
 
+mod actuation;
 mod effort;
 mod faults;
 mod foreseen;

@@ -1,0 +1,57 @@
+//! What a clock domain runs at between an order and its coming into force.
+
+use super::*;
+use crate::core::clocks::Clocks;
+use crate::core::snapshot::Snapshot;
+
+const GPU: DomainId = DomainId(1);
+
+fn mhz(mhz: u32) -> Kilohertz {
+    Kilohertz(mhz * 1000)
+}
+
+fn pinned(at: u32) -> ClockBounds {
+    ClockBounds { min: mhz(at), max: mhz(at) }
+}
+
+fn ms(ms: u64) -> Timestamp {
+    Timestamp::ZERO.after(Nanos::from_millis(ms))
+}
+
+#[test]
+fn a_domain_runs_at_the_old_clock_until_it_has_settled() {
+    let board = catalog().board;
+    let (mut clocks, snapshot) = (Clocks::new(&board), Snapshot::new(&board));
+    assert_eq!(board.domains[GPU.index()].settle, Nanos::from_millis(5));
+    assert_eq!(clocks.way_to(GPU, mhz(200), &snapshot, ms(0)), None, "nothing is known of it");
+    assert!(clocks.ask(GPU, pinned(200), ms(0)));
+    assert!(!clocks.ask(GPU, pinned(200), ms(1)), "asked already");
+    assert_eq!(clocks.way_to(GPU, mhz(200), &snapshot, ms(100)), None);
+    let settle = Nanos::from_millis(5);
+    assert_eq!(clocks.way_to(GPU, mhz(1200), &snapshot, ms(100)), Some((mhz(200), settle)));
+
+    assert!(clocks.ask(GPU, pinned(1200), ms(100)));
+    let way = |clocks: &Clocks, to, at| clocks.way_to(GPU, mhz(to), &snapshot, ms(at));
+    assert_eq!(way(&clocks, 1200, 102), Some((mhz(200), Nanos::from_millis(3))));
+    assert_eq!(way(&clocks, 600, 102), Some((mhz(200), settle)), "the second order replaces the first");
+    assert_eq!(way(&clocks, 1200, 105), None);
+    assert_eq!(way(&clocks, 600, 105), Some((mhz(1200), settle)));
+
+    // An order that comes while another is on its way: still at the clock before both.
+    assert!(clocks.ask(GPU, pinned(200), ms(200)));
+    assert!(clocks.ask(GPU, pinned(600), ms(202)));
+    assert_eq!(way(&clocks, 600, 203), Some((mhz(1200), Nanos::from_millis(4))));
+}
+
+#[test]
+fn a_cap_of_the_firmware_is_where_it_runs() {
+    let board = catalog().board;
+    let (mut clocks, snapshot) = (Clocks::new(&board), Snapshot::new(&board));
+    assert!(clocks.ask(GPU, pinned(1200), ms(0)));
+    let report = ApplyReport { domains: vec![None, Some(Applied::Bounds(pinned(600)))] };
+    assert_eq!(clocks.applied(&report, ms(2)), []);
+    assert_eq!(clocks.present(GPU, &snapshot), Some(mhz(600)));
+    let opps = &board.domains[GPU.index()].opps;
+    let choices = clocks.choices(&board, GPU, &snapshot);
+    assert!(opps[choices.clone()].iter().all(|opp| *opp <= mhz(600)), "{choices:?} of {opps:?}");
+}
