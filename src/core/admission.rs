@@ -30,7 +30,11 @@ impl Core {
         }
         self.residency.used(request.model, now);
         self.watch_arrival(now, &request);
-        match self.admit(now, request) {
+        let mut verdict = self.admit(now, request.clone());
+        if matches!(verdict, Err((Rejection::DeadlineUnreachable, _))) && self.doubt_slowdowns(now) {
+            verdict = self.admit(now, request);
+        }
+        match verdict {
             Ok(waiting) => {
                 let span = waiting.deadline.since(now);
                 self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
@@ -57,6 +61,16 @@ impl Core {
             return Err((Rejection::DeadlineUnreachable, Some(late.0)));
         }
         Ok(waiting)
+    }
+
+    /// Forgets the slowdowns of idle processors that no run has shown for a while; true if there were any.
+    fn doubt_slowdowns(&mut self, now: Timestamp) -> bool {
+        let mut some = false;
+        for unit in (0..self.lanes.len()).map(UnitId::at) {
+            let idle = self.running(unit).is_none() && !self.processor_taken(unit);
+            some |= idle && self.estimates.doubt(unit, now);
+        }
+        some
     }
 
     /// The request with its class's defaults, and how fast each unit could serve it.

@@ -1,6 +1,6 @@
 //! What the core learns while it runs.
 //!
-//! - [`slowdown`]: how much slower each unit's two roofs are than their profiles say, and how far each variant's
+//! - [`slowdown`]: how much slower each processor's two roofs are than their profiles say, and how far each variant's
 //!   profile is off beside that;
 //! - [`tail`]: how much later than expected a run may be;
 //! - [`power`]: what units and the idle board draw;
@@ -18,7 +18,7 @@ mod saved;
 mod slowdown;
 mod tail;
 
-use crate::core::catalog::{Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Board, Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::points::{OperatingPoint, Points};
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
@@ -46,6 +46,12 @@ const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
 /// The same where the profile was measured.
 const FIRST_MEASURED_STRETCH: [f64; 2] = [1.2, 1.1];
 /// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
+/// After so long without a run a slowdown for which requests are refused is forgotten; twice as long after each time in
+/// vain, so many times.
+const DOUBTED_AFTER: Nanos = Nanos::from_secs(1);
+const DOUBT_DOUBLINGS: u32 = 4;
+/// Logarithm of a slowdown that is none: 10 %.
+const UNTROUBLED: f64 = 0.095;
 /// them all would leave it a guess for ever.
 const RISKED_RUNS: u32 = 3;
 /// How much faster than a guess a run may well be.
@@ -115,6 +121,19 @@ fn point(profile: &Profile, clock: Kilohertz, memory_share: f64) -> Point {
     Point { share: if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) }, p }
 }
 
+/// The first unit of the same processor. What slows one down slows down all of them; of a unit that has not run since,
+/// for being too slow, nothing would ever tell that it has passed.
+fn first_of_processor(board: &Board, unit: usize) -> usize {
+    board.units.iter().position(|other| other.group == board.units[unit].group).unwrap_or(unit)
+}
+
+/// When a run last put a slowdown to the test, and how often it was forgotten since one was not slow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Doubt {
+    tested_at: Timestamp,
+    count: u32,
+}
+
 /// The estimators.
 #[derive(Debug, Clone)]
 pub struct Estimates {
@@ -122,6 +141,10 @@ pub struct Estimates {
     /// By unit.
     points: Vec<Points>,
     filters: Vec<Filter>,
+    /// The filter of each unit: units of one processor share one.
+    filter_of: Vec<usize>,
+    /// What each filter's state is worth, by when it was last put to the test.
+    doubts: Vec<Doubt>,
     /// Counts the changes of each filter and of what rests on it, from 1.
     versions: Vec<u64>,
     tails: Vec<Tail>,
@@ -152,6 +175,8 @@ impl Estimates {
         Self {
             tuning,
             filters: vec![Filter::default(); units],
+            doubts: vec![Doubt::default(); units],
+            filter_of: (0..units).map(|unit| first_of_processor(board, unit)).collect(),
             versions: vec![1; units],
             // Each made anew: clones have no room to grow.
             tails: (0..units).map(|_| Tail::new(tuning.gaussian_tail)).collect(),
@@ -169,7 +194,7 @@ impl Estimates {
     }
 
     fn filter(&self, unit: UnitId) -> usize {
-        if self.tuning.one_slowdown { 0 } else { unit.index() }
+        if self.tuning.one_slowdown { 0 } else { self.filter_of[unit.index()] }
     }
 
     /// Index of the operating point of `unit` nearest below.
@@ -292,6 +317,9 @@ impl Estimates {
                 pair.first_off = off;
             }
         }
+        if observed <= UNTROUBLED {
+            self.doubts[filter].count = 0;
+        }
         self.versions[filter] += 1;
         let update = self.filters[filter].observe(at, observed, pair.variance, noise);
         pair.ln_bias = (pair.ln_bias + update.bias).clamp(-LN_MAX, LN_MAX);
@@ -324,6 +352,23 @@ impl Estimates {
             let actual = Nanos::from_f64(expected * (ratio + more));
             self.observe_latency(variant, unit, point, profiled, actual);
         }
+    }
+
+    /// Requests are refused for the slowdown of a processor on which nothing runs. What nobody runs for, nobody would
+    /// ever see pass: it is forgotten once nothing has shown it for a while, longer each time that it proved true. True
+    /// if it was.
+    pub fn doubt(&mut self, unit: UnitId, now: Timestamp) -> bool {
+        let filter = self.filter(unit);
+        let doubt = &mut self.doubts[filter];
+        let patience = Nanos(DOUBTED_AFTER.0 << doubt.count.min(DOUBT_DOUBLINGS));
+        let slow = self.filters[filter].state().into_iter().any(|ln| ln > UNTROUBLED);
+        if !slow || now.since(doubt.tested_at) < patience {
+            return false;
+        }
+        *doubt = Doubt { tested_at: now, count: doubt.count.saturating_add(1) };
+        self.filters[filter] = Filter::default();
+        self.versions[filter] += 1;
+        true
     }
 
     /// A run on this unit failed, or its lane was lost: what was learned of lateness may not hold any more.
@@ -363,6 +408,8 @@ impl Estimates {
 
     /// A run begins.
     pub fn begin(&mut self, variant: VariantId, unit: UnitId, point: OperatingPoint, now: Timestamp) {
+        let filter = self.filter(unit);
+        self.doubts[filter].tested_at = now;
         let point = self.point_of(unit, point);
         let pair = &mut self.pairs[variant.index()][unit.index()];
         pair.begun = pair.begun.saturating_add(1);

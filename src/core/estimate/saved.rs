@@ -76,7 +76,7 @@ impl Estimates {
     pub fn learned(&self) -> Learned {
         let (power, idle) = self.power.coefficients();
         let unit = |unit: usize| LearnedUnit {
-            ln_slowdown: self.filters[unit].state().map(rounded),
+            ln_slowdown: self.filters[self.filter(UnitId::at(unit))].state().map(rounded),
             residuals: self.tails[unit].residuals().map(rounded).collect(),
             power: power[unit].map(rounded),
             power_factors: self.power.factors(unit).map(rounded).collect(),
@@ -110,7 +110,8 @@ impl Estimates {
         let known = |(_, unit): &(usize, &LearnedUnit)| **unit != LearnedUnit::default();
         let units = learned.units.iter().enumerate().take(self.filters.len());
         for (unit, learned) in units.filter(known) {
-            self.filters[unit] = Filter::at(learned.ln_slowdown.map(rounded));
+            let filter = self.filter(UnitId::at(unit));
+            self.filters[filter] = Filter::at(learned.ln_slowdown.map(rounded));
             let residuals: Vec<f64> = learned.residuals.iter().copied().map(rounded).collect();
             self.tails[unit].restore(&residuals);
             self.tails[unit].doubt();

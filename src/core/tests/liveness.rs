@@ -238,3 +238,30 @@ fn a_model_under_constant_load_makes_room_for_one_that_waits() {
     world.run_until(world.now.after(Nanos::from_secs(30)));
     assert_eq!(world.outcomes.len(), 21, "and the others follow");
 }
+
+#[test]
+fn what_is_refused_for_a_slowdown_is_tried_again_once_that_may_have_passed() {
+    let mut world = World::new(catalog(), budgets());
+    world.settle();
+    let mut id = 0;
+    let mut ask = |world: &mut World, ms: Option<u64>| {
+        id += 1;
+        let deadline = ms.map(|ms| world.now.after(Nanos::from_millis(ms)));
+        world.submit(Request { deadline, ..request(id) });
+        let refused = world.outcomes.get(&RequestId(id)).is_some();
+        world.run_until(world.now.after(Nanos::from_millis(1500)));
+        world.handle(Event::Sampled(readings(40.0, 2.0)));
+        !refused
+    };
+    let least = (1..1000).find(|&ms| ask(&mut world, Some(ms))).unwrap();
+    let due = Some(2 * least);
+    assert!(ask(&mut world, due));
+    // Each run takes longer than expected by what was learned.
+    world.slowdown = 1.5;
+    for _ in 0..12 {
+        assert!(ask(&mut world, None), "soft deadlines are never refused");
+    }
+    world.slowdown = 1.0;
+    let accepted = (0..20).filter(|_| ask(&mut world, due)).count();
+    assert!(accepted >= 4, "{accepted} of 20 accepted");
+}

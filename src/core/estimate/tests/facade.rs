@@ -268,3 +268,57 @@ fn a_new_variant_is_doubted_for_its_first_runs() {
     let wide = estimates.quantile(VariantId(1), unit, 0.999);
     assert!(wide > estimates.quantile(variant, unit, 0.999), "{wide}");
 }
+
+fn ms(ms: u64) -> Nanos {
+    Nanos::from_millis(ms)
+}
+
+#[test]
+fn units_of_one_processor_share_what_slows_it_down() {
+    let plan = Plan {
+        units: vec![(vec![500, 2000], 1.0, 2.0), (vec![500, 2000], 1.0, 2.0), (vec![500, 2000], 1.0, 2.0)],
+        variants: vec![vec![Some((0.02, 0.0, 2.0, true)); 3]],
+    };
+    let mut catalog = catalog(&plan);
+    for (unit, group) in catalog.board.units.iter_mut().zip([0, 0, 1]) {
+        unit.group = group;
+    }
+    let mut estimates = Estimates::new(&catalog);
+    let (variant, point) = (VariantId(0), OperatingPoint::of_clock(Kilohertz(2_000_000)));
+    for unit in (0..3).map(UnitId) {
+        (0..20).for_each(|_| estimates.observe_latency(variant, unit, point, ms(10), ms(10)));
+    }
+    // One thread feels it; it passes while only two threads run.
+    (0..20).for_each(|_| estimates.observe_latency(variant, UnitId(0), point, ms(10), ms(16)));
+    assert!(estimates.slowdown(variant, UnitId(1)) > 1.5, "{}", estimates.slowdown(variant, UnitId(1)));
+    (0..20).for_each(|_| estimates.observe_latency(variant, UnitId(1), point, ms(10), ms(10)));
+    assert!(estimates.slowdown(variant, UnitId(0)) < 1.05, "{}", estimates.slowdown(variant, UnitId(0)));
+    assert!((estimates.slowdown(variant, UnitId(2)) - 1.0).abs() < 0.02, "another processor");
+}
+
+#[test]
+fn a_slowdown_that_nothing_shows_any_more_is_doubted_ever_later() {
+    let (catalog, variant, unit) = two_clocks();
+    let mut estimates = Estimates::new(&catalog);
+    let point = OperatingPoint::of_clock(Kilohertz(2_000_000));
+    let at = |since: u64| Timestamp::ZERO.after(ms(since));
+    let slow = |estimates: &mut Estimates, since: u64| {
+        estimates.begin(variant, unit, point, at(since));
+        (0..9).for_each(|_| estimates.observe_latency(variant, unit, point, ms(10), ms(20)));
+    };
+    // How far its profile is off is known before.
+    (0..40).for_each(|_| estimates.observe_latency(variant, unit, point, ms(10), ms(10)));
+    slow(&mut estimates, 0);
+    assert!(!estimates.doubt(unit, at(900)), "it was seen just now");
+    assert!(estimates.slowdown(variant, unit) > 1.8);
+    assert!(estimates.doubt(unit, at(1100)));
+    assert!(estimates.slowdown(variant, unit) < 1.05);
+    assert!(!estimates.doubt(unit, at(9000)), "there is nothing to doubt");
+    slow(&mut estimates, 10_000);
+    assert!(!estimates.doubt(unit, at(11_900)), "it proved true once");
+    assert!(estimates.doubt(unit, at(12_100)));
+    // A run that is not slow ends that.
+    (0..9).for_each(|_| estimates.observe_latency(variant, unit, point, ms(10), ms(10)));
+    slow(&mut estimates, 20_000);
+    assert!(estimates.doubt(unit, at(21_100)));
+}
