@@ -248,7 +248,7 @@ fn what_is_refused_for_a_slowdown_is_tried_again_once_that_may_have_passed() {
         id += 1;
         let deadline = ms.map(|ms| world.now.after(Nanos::from_millis(ms)));
         world.submit(Request { deadline, ..request(id) });
-        let refused = world.outcomes.get(&RequestId(id)).is_some();
+        let refused = world.outcomes.contains_key(&RequestId(id));
         world.run_until(world.now.after(Nanos::from_millis(1500)));
         world.handle(Event::Sampled(readings(40.0, 2.0)));
         !refused

@@ -150,9 +150,9 @@ fn what_another_process_drew_is_made_good_by_the_meter() {
         let off = scale.value * power.unit_w(0, 0) / at(0) - 1.0;
         assert!(run < 5 || off.abs() < 0.1, "after {run} runs: {off}");
         // Where nothing ran, the board file is all there is.
-        for point in 1..MHZ.len() {
+        for (point, mhz) in MHZ.iter().enumerate().skip(1) {
             let off = scale.value * power.unit_w(0, point) / at(point);
-            assert!((0.02..=4.0).contains(&off), "after {run} runs, {} MHz: {off}", MHZ[point]);
+            assert!((0.02..=4.0).contains(&off), "after {run} runs, {mhz} MHz: {off}");
         }
     }
     assert!((power.idle_w() - 5.0).abs() < 0.4, "{}", power.idle_w());
