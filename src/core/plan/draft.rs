@@ -56,20 +56,17 @@ impl Draft<'_, '_> {
         let place = pair.place;
         let time_s = seconds_until(prefix.deadline, start);
         let mut course = pair.course(self.opp);
-        let mut last = self.opp;
+        let (mut last, mut settled_s) = (self.opp, place.change_s(self.opp));
         if let Some((asked_s, raised)) = self.boost {
-            course.change(
-                asked_s + place.between_s(self.opp, raised),
-                pair.seconds(raised),
-                pair.watts(raised),
-            );
+            settled_s = asked_s + place.between_s(self.opp, raised);
+            course.change(settled_s, pair.seconds(raised), pair.watts(raised));
             last = raised;
         }
         let survival = |ratio| view.estimates.survival(pair.variant, place.unit, ratio);
         let mean_excess = |ratio| view.estimates.mean_excess(place.unit, ratio);
         let mut late = survival(course.work(time_s.max(0.0)));
         let rescue = self.fallback.and_then(|(fallback, ratio)| {
-            let (opp, lead_s) = fallback.lead(last, ratio);
+            let (opp, lead_s) = fallback.lead(last, ratio, time_s, settled_s);
             let at_s = time_s - lead_s;
             (at_s > 0.0).then(|| (fallback, opp, at_s, survival(course.work(at_s))))
         });
@@ -124,12 +121,15 @@ pub(super) fn hold(
     need: f64,
 ) -> Option<Option<(f64, usize)>> {
     let (&opp, last) = (ladder.first()?, ladder.len() - 1);
-    let end_s = |opp: usize| time_s - fallback.map_or(0.0, |fallback| fallback.lead(opp, need).1);
+    let place = pair.place;
+    let end_s = |opp: usize, settled_s: f64| {
+        time_s - fallback.map_or(0.0, |fallback| fallback.lead(opp, need, time_s, settled_s).1)
+    };
     let course = pair.course(opp);
-    if end_s(opp) > 0.0 && course.work(end_s(opp)) >= need {
+    let plain_end_s = end_s(opp, place.change_s(opp));
+    if plain_end_s > 0.0 && course.work(plain_end_s) >= need {
         return Some(None);
     }
-    let place = pair.place;
     if last == 0 || !view.tuning.hedging || place.between_s(opp, ladder[last]) <= 0.0 {
         return None;
     }
@@ -144,7 +144,9 @@ pub(super) fn hold(
         let begun_s = place.change_s(opp);
         let (slow, fast) = (pair.seconds(opp).recip(), pair.seconds(raised).recip());
         let done = course.work(begun_s) - begun_s * slow;
-        let at_s = ((end_s(raised) * fast + done - need) / (fast - slow)).min(end_s(raised));
+        // It is in force before a rescue begins.
+        let end_s = end_s(raised, 0.0);
+        let at_s = ((end_s * fast + done - need) / (fast - slow)).min(end_s);
         let asked_s = at_s - place.between_s(opp, raised);
         // What profiles as faster may not be now; one change at a time; a moment that is no number is none.
         if fast <= slow || asked_s.is_nan() || asked_s < begun_s {

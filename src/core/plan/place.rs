@@ -281,16 +281,23 @@ impl<'a, 'p> Fallback<'a, 'p> {
         Some(Self { pair, cancels, slack, fails })
     }
 
-    /// The operating point of the rescue when the clock stands at `opp`, and how long before the deadline it
-    /// must begin, s. It is taken to be as slow as the run that it replaces has been by then, `ratio`.
-    pub(super) fn lead(&self, opp: usize, ratio: f64) -> (usize, f64) {
+    /// The operating point of the rescue of a run that goes to `opp`, which is in force after `settled_s`, and how long
+    /// before the deadline in `time_s` it must begin, s. It is taken to be as slow as the run that it replaces has been by
+    /// then, `ratio`.
+    pub(super) fn lead(&self, opp: usize, ratio: f64, time_s: f64, settled_s: f64) -> (usize, f64) {
         let place = self.pair.place;
         let (slack, top) = (self.slack.max(ratio), place.top());
         if !self.cancels {
             return (top, place.change_s(top) + self.pair.seconds(top) * slack);
         }
         let cancel_s = CANCEL.as_secs_f64();
-        let stays = cancel_s + self.pair.seconds(opp) * slack;
+        let end_s = time_s - cancel_s;
+        let mut stays = cancel_s + self.pair.seconds(opp) * slack;
+        if time_s - stays < settled_s {
+            // It begins at the clock that the run itself began at.
+            let left = slack - (end_s - settled_s).max(0.0) / self.pair.seconds(opp);
+            stays = time_s - (settled_s.min(end_s) - left * self.pair.seconds(place.present));
+        }
         let rises = cancel_s + place.between_s(opp, top) + self.pair.seconds(top) * slack;
         if stays <= rises { (opp, stays) } else { (top, rises) }
     }

@@ -263,8 +263,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
         // What is to come may ask for a higher clock, not for more than there is.
         let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count).min(*free_s);
-        let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(place.top(), need).1);
         let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
+        let (top, settled_s) = (place.top(), place.change_s(place.top()));
+        let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(top, need, time_s, settled_s).1);
         let time_s = time_s.min(foreseen_s.max(fastest_s * need) + lead_s);
         Some(Terms { pair, share_s, armed, need, time_s })
     }
