@@ -1,4 +1,4 @@
-//! How much slower than its profiles a unit is now: a Kalman filter on the logarithms of two factors, one on the
+//! How much slower than its profiles a processor is now: a Kalman filter on the logarithms of two factors, one on the
 //! compute roof and one on the memory roof.
 //!
 //! With `w` the compute roof's share of `t^p` at the clock that ran, factors `kc` and `km` slow a run down by
@@ -59,7 +59,7 @@ pub(super) struct Update {
     pub(super) stepped: bool,
 }
 
-/// The filter of one unit.
+/// The filter of one processor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Filter {
     /// Logarithms of the compute and the memory factor.
