@@ -299,6 +299,6 @@ impl<'a, 'p> Fallback<'a, 'p> {
             stays = time_s - (settled_s.min(end_s) - left * self.pair.seconds(place.present));
         }
         let rises = cancel_s + place.between_s(opp, top) + self.pair.seconds(top) * slack;
-        if stays <= rises { (opp, stays) } else { (top, rises) }
+        if opp == top || stays <= rises { (opp, stays) } else { (top, rises) }
     }
 }

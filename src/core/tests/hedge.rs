@@ -62,6 +62,40 @@ fn a_run_that_takes_too_long_is_cancelled_and_a_small_variant_answers_in_time() 
 }
 
 #[test]
+fn a_rescue_is_planned_for_the_clock_in_force_when_it_begins() {
+    let mut planned = 0;
+    // Between two requests the clock is let down and is there.
+    for (settle_ms, due_ms) in
+        [5, 10, 20, 30].into_iter().flat_map(|settle| (8..48).step_by(2).map(move |due| (settle, due)))
+    {
+        let mut catalog = alone();
+        let settle = Nanos::from_millis(settle_ms);
+        catalog.board.domains[0].settle = settle;
+        let low = catalog.board.domains[0].opps[0];
+        let profiles = catalog.variants.clone();
+        let (mut limits, span) = (wishes(), Nanos::from_millis(due_ms));
+        limits.classes[0].latency = span;
+        let world = one_slow(catalog, limits, 1.0, |request| request);
+        for chosen in world.decisions.iter().map(|decision| decision.chosen) {
+            let Some(rescue) = chosen.rescue.filter(|_| chosen.point.clock > low) else { continue };
+            let seconds = |clock| {
+                let profile = profiles[rescue.variant.index()].profiles[0].unwrap();
+                profile.latency.latency(clock, 1).as_secs_f64()
+            };
+            let since = |end: Nanos| end.as_secs_f64() - rescue.after.as_secs_f64();
+            let (slow_s, left_s) = (since(settle).clamp(0.0, since(span)), since(span));
+            let done = slow_s / seconds(low) + (left_s - slow_s) / seconds(rescue.point.clock);
+            assert!(
+                done >= 1.0,
+                "{settle_ms} ms, due in {due_ms}: {done} of a rescue is done in time: {chosen:?}"
+            );
+            planned += 1;
+        }
+    }
+    assert!(planned > 0, "no run could be rescued");
+}
+
+#[test]
 fn who_forbids_it_or_names_the_variant_is_not_rescued() {
     let mut forbidden = wishes();
     forbidden.classes[0].rescue = false;
