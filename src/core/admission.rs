@@ -6,10 +6,10 @@
 //! has room; they are late rather than refused.
 
 use super::Core;
-use crate::core::catalog::{DomainId, UnitId};
+use crate::core::catalog::UnitId;
 use crate::core::estimate::GUESS_FACTOR;
 use crate::core::event::{Outcome, Rejection, Request, RequestId};
-use crate::core::points::domains_of;
+use crate::core::points::{OperatingPoint, domains_of};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
@@ -30,16 +30,9 @@ impl Core {
         }
         self.residency.used(request.model, now);
         self.watch_arrival(now, &request);
-        let mut verdict = self.admit(now, request.clone());
-        if matches!(verdict, Err((Rejection::DeadlineUnreachable, _))) && self.doubt_slowdowns(now) {
-            verdict = self.admit(now, request);
-        }
+        let verdict = self.fit_in(now, request).and_then(|waiting| self.admit(now, waiting));
         match verdict {
-            Ok(waiting) => {
-                let span = waiting.deadline.since(now);
-                self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
-                self.queue.push(waiting);
-            }
+            Ok(waiting) => self.queue.push(waiting),
             Err((reason, retry_after)) => {
                 let outcome = Outcome::Rejected { reason, retry_after };
                 self.effects.push_back(crate::core::event::Effect::Reply { request: id, outcome });
@@ -47,20 +40,35 @@ impl Core {
         }
     }
 
-    fn admit(&self, now: Timestamp, request: Request) -> Verdict {
+    /// The request as it would wait, if there is room and something that serves it.
+    fn fit_in(&self, now: Timestamp, request: Request) -> Verdict {
         if self.draining {
             return Err((Rejection::Draining, None));
         }
         let room = self.queue.room_for(request.app, self.budgets.queue_limit, self.budgets.app_limit);
         room.map_err(|reason| (reason, Some(self.drain_time(now))))?;
-        let waiting = self.fill_in(now, request)?;
+        let mut waiting = self.with_defaults(now, request);
+        self.find_fastest(&mut waiting)?;
         if self.thermal.regime() == Regime::Critical {
             return Err((Rejection::TooHot, Some(Nanos::from_secs(5))));
         }
-        if let Some(late) = waiting.hard.then(|| self.lateness(now, &waiting)).flatten() {
-            return Err((Rejection::DeadlineUnreachable, Some(late.0)));
-        }
         Ok(waiting)
+    }
+
+    /// Turns it away if a hard deadline would be missed.
+    fn admit(&mut self, now: Timestamp, mut waiting: Waiting) -> Verdict {
+        // Whoever is turned away is told to come again.
+        let span = waiting.deadline.since(now);
+        self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
+        self.make_ready(&waiting);
+        let lateness =
+            |core: &Self, waiting: &Waiting| waiting.hard.then(|| core.lateness(now, waiting)).flatten();
+        let mut late = lateness(self, &waiting);
+        if late.is_some() && self.doubt_slowdowns(now) {
+            self.find_fastest(&mut waiting)?;
+            late = lateness(self, &waiting);
+        }
+        late.map_or(Ok(waiting), |(late, _)| Err((Rejection::DeadlineUnreachable, Some(late))))
     }
 
     /// Forgets the slowdowns of idle processors that no run has shown for a while; true if there were any.
@@ -71,13 +79,6 @@ impl Core {
             some |= idle && self.estimates.doubt(unit, now);
         }
         some
-    }
-
-    /// The request with its class's defaults, and how fast each unit could serve it.
-    fn fill_in(&self, now: Timestamp, request: Request) -> Verdict {
-        let mut waiting = self.with_defaults(now, request);
-        self.find_fastest(&mut waiting)?;
-        Ok(waiting)
     }
 
     /// The request with its class's defaults.
@@ -122,10 +123,13 @@ impl Core {
                 accurate = true;
                 affordable |= self.affordable(waiting, variant, id);
                 let run = Nanos::from_f64(profiled.as_f64() * self.estimates.slowdown(variant, id));
+                let raised = self.seconds_from(variant, id, request.items, self.present_point(id));
+                let mean = self.estimates.mean_excess(id, 0.0);
+                let raised = raised.map_or(run, |seconds| Nanos::from_secs_f64(seconds * mean));
                 let guess = self.estimates.is_guess(&self.catalog, variant, id);
-                let run = if guess { Nanos(run.0 / GUESS_FACTOR) } else { run };
-                let latency = run.saturating_add(self.raise_time(id));
-                *best = (*best).min(latency);
+                let part = if guess { GUESS_FACTOR } else { 1 };
+                let run = Nanos(run.0 / part);
+                *best = (*best).min(Nanos(raised.0 / part));
                 if self.catalog.variants[variant.index()].accuracy >= waiting.target {
                     usual[unit] = usual[unit].min(run);
                 }
@@ -143,15 +147,13 @@ impl Core {
         }
     }
 
-    /// Time until the highest clocks of the unit and its memory are in force.
-    fn raise_time(&self, unit: UnitId) -> Nanos {
-        let raise_time = |domain: DomainId| {
-            let spec = &self.catalog.board.domains[domain.index()];
-            let raised = self.clocks.present(domain, &self.snapshot) >= spec.opps.last().copied();
-            if raised { Nanos::ZERO } else { spec.settle }
-        };
-        let domains = domains_of(&self.catalog.board, unit).into_iter().flatten();
-        domains.map(raise_time).max().unwrap_or(Nanos::ZERO)
+    /// Index of the operating point that a unit runs at, as far as known.
+    fn present_point(&self, unit: UnitId) -> usize {
+        let domains = domains_of(&self.catalog.board, unit);
+        let present =
+            domains.map(|domain| domain.and_then(|domain| self.clocks.present(domain, &self.snapshot)));
+        let [clock, memory] = present.map(Option::unwrap_or_default);
+        self.costs.points(unit).nearest_below(OperatingPoint { clock, memory })
     }
 
     fn any_affordable(&self, waiting: &Waiting) -> bool {
@@ -196,7 +198,7 @@ impl Core {
 
     /// By how much some hard deadline would be missed if `new` joined the queue, and whose; `None` if none would.
     pub(super) fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<(Nanos, RequestId)> {
-        let mut free_at = self.free_times(now);
+        let mut free_at = self.soonest_free_times(now);
         let before = |other: &Waiting| (other.priority, other.deadline) <= (new.priority, new.deadline);
         let earlier = self.queue.iter().filter(|other| before(other));
         let later = self.queue.iter().filter(|other| !before(other));

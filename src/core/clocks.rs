@@ -44,6 +44,8 @@ struct DomainClock {
     idle_since: Option<Timestamp>,
     /// Mean time that the domain stays idle, where that was seen.
     usual_gap: Option<Nanos>,
+    /// The lowest clock that it may rest at.
+    floor: Option<Kilohertz>,
     /// Where the profiler wants the domain while it is idle.
     held: Option<Kilohertz>,
     /// Whether a domain gets its whole range back when it has been idle for long: the governors of processors and
@@ -214,9 +216,15 @@ impl Clocks {
         back
     }
 
-    /// Lets idle domains down to their lowest point, at once or when it shows that the next batch does not come soon;
+    /// Lets idle domains down to their lowest point, or that of `floors` by domain, at once or when it shows that the next batch does not come soon;
     /// governors of processors and memory get their range back when none comes for longer.
-    pub fn relax(&mut self, board: &Board, busy: impl Fn(UnitId) -> bool, now: Timestamp) {
+    pub fn relax(
+        &mut self,
+        board: &Board,
+        floors: &[Option<Kilohertz>],
+        busy: impl Fn(UnitId) -> bool,
+        now: Timestamp,
+    ) {
         for index in 0..self.domains.len() {
             let domain = DomainId::at(index);
             let spec = &board.domains[index];
@@ -224,7 +232,8 @@ impl Clocks {
                 [spec.domain, spec.memory_domain].contains(&Some(domain)) && busy(UnitId::at(unit))
             });
             let clock = &mut self.domains[index];
-            if in_use || clock.asked.is_none() {
+            clock.floor = floors.get(index).copied().flatten();
+            if in_use || !clock.is_set() {
                 clock.idle_since.take().into_iter().for_each(|since| clock.saw_gap(now.since(since)));
                 continue;
             }
@@ -241,10 +250,13 @@ impl Clocks {
     #[must_use]
     pub fn next_relax(&self, board: &Board) -> Option<Timestamp> {
         let due = self.domains.iter().zip(&board.domains).filter_map(|(clock, spec)| {
-            let since = clock.idle_since.filter(|_| clock.retry_at.is_none() && clock.asked.is_some())?;
-            let mut rests = clock.rests(spec, since).into_iter().flatten();
-            let at = rests.clone().position(|(_, rest)| clock.asked == Some(rest));
-            rests.nth(at.map_or(0, |at| at + 1)).map(|(at, _)| at)
+            let since = clock.idle_since.filter(|_| clock.retry_at.is_none() && clock.is_set())?;
+            let rests = clock.rests(spec, since);
+            let is_asked = |rest: &Option<(Timestamp, ClockBounds)>| {
+                rest.is_some_and(|(_, rest)| clock.asked == Some(rest))
+            };
+            let to_come = rests.iter().rposition(is_asked).map_or(0, |at| at + 1);
+            rests[to_come..].iter().flatten().next().map(|(at, _)| *at)
         });
         due.min()
     }
@@ -257,6 +269,11 @@ impl Clocks {
 }
 
 impl DomainClock {
+    /// Whether it is not the governor's alone.
+    fn is_set(&self) -> bool {
+        self.asked.is_some() || self.floor.is_some()
+    }
+
     fn cap(&self) -> Kilohertz {
         self.cap.map_or(Kilohertz::MAX, |(cap, _)| cap)
     }
@@ -291,6 +308,7 @@ impl DomainClock {
             return [Some((soon, ClockBounds { min: clock, max: clock })), None];
         }
         let (Some(&low), Some(&high)) = (spec.opps.first(), spec.opps.last()) else { return [None; 2] };
+        let low = self.floor.map_or(low, |floor| floor.min(self.cap()).max(low));
         let later = since.after(if self.is_memory { MEMORY_RELEASE } else { RELEASE }).max(soon);
         [
             Some((soon, ClockBounds { min: low, max: low })),

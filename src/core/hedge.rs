@@ -8,11 +8,12 @@
 //! other is stopped if its unit can, else its result is dropped.
 
 use super::lanes::{Member, Running};
-use super::plan::{Boost, CANCEL, Course, Rescue};
-use super::{Core, share};
+use super::plan::{Boost, CANCEL, Course, Rescue, Underway, hasten, soonest};
+use super::{Core, HORIZON, share};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::event::{BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId};
 use crate::core::points::{OperatingPoint, domains_of};
+use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, Nanos};
@@ -94,6 +95,49 @@ impl Core {
                 self.pin_clock(domain, clock, now);
             }
         }
+    }
+
+    /// Speeds up what runs where those who wait would be late otherwise.
+    pub(super) fn hasten(&mut self, now: Timestamp) {
+        if self.queue.is_empty() {
+            return;
+        }
+        for unit in (0..self.lanes.len()).map(UnitId::at) {
+            if let Some((point, rest)) = self.haste(unit, now) {
+                self.raise_clocks(unit, point, now);
+                if let Some(running) = &mut self.lanes[unit.index()].running {
+                    running.expected = now.after(rest).since(running.since);
+                }
+            }
+        }
+    }
+
+    /// The operating point that a unit's run should rise to, and how long it then still takes.
+    fn haste(&self, unit: UnitId, now: Timestamp) -> Option<(OperatingPoint, Nanos)> {
+        let run = self.underway(unit, now)?;
+        let behind: SmallVec<[&Waiting; HORIZON]> = self.queue.iter().take(HORIZON).collect();
+        let (free_at, domain_busy) = (self.free_times(now), self.busy_domains());
+        hasten(&self.view(now, &free_at, &domain_busy, &behind), run)
+    }
+
+    /// What runs on a unit and goes on.
+    fn underway(&self, unit: UnitId, now: Timestamp) -> Option<Underway> {
+        let running = self.lanes[unit.index()].running.as_ref().filter(|running| !running.aborted)?;
+        let Dispatch { variant, items, .. } = running.dispatch;
+        let index = self.costs.points(unit).nearest_below(running.point);
+        let left = running.left(self.estimates.slowdown_at_point(variant, unit, index), now);
+        Some(Underway { unit, variant, items, left })
+    }
+
+    /// Per unit: when it could be free if what runs was sped up.
+    pub(super) fn soonest_free_times(&self, now: Timestamp) -> SmallVec<[Timestamp; 8]> {
+        let (free_at, domain_busy) = (self.free_times(now), self.busy_domains());
+        let view = self.view(now, &free_at, &domain_busy, &[]);
+        self.free_times_if(now, |unit| {
+            let usual = self.lanes[unit.index()].free_at(now);
+            let run = self.underway(unit, now);
+            run.and_then(|run| soonest(&view, run)).map_or(usual, |soonest| soonest.min(usual))
+        })
     }
 
     /// Begins a rescue: cancels the run, or starts the smaller variant beside it. False if it is too late or what
@@ -268,6 +312,16 @@ impl Core {
                 self.estimates.reclock(UnitId::at(index), point, now);
             }
         }
+    }
+
+    /// Nobody answered in time.
+    pub(super) fn mark_missed(&mut self, request: RequestId) {
+        for (lane, risk) in self.lanes.iter().zip(&mut self.risks) {
+            if lane.is_asked(request) {
+                risk.answered(true);
+            }
+        }
+        self.mark_answered(request);
     }
 
     /// Somebody answered the request: nobody else needs to.

@@ -17,6 +17,8 @@ use smallvec::SmallVec;
 /// Failures of a variant in a row after which it is taken off the lane.
 const MAX_FAILURES: u32 = 3;
 
+/// What is overdue will take so much of the time again that it took so far.
+const OVERDUE: f64 = 0.25;
 /// Time of a load before one was seen.
 const COLD_LOAD_TIME: Nanos = Nanos::from_millis(100);
 /// The share of its time that a run must have been at one clock to tell what that draws.
@@ -54,6 +56,8 @@ pub(super) struct Running {
     pub(super) dispatch: Dispatch,
     members: SmallVec<[Member; 8]>,
     pub(super) since: Timestamp,
+    /// How long it is expected to take in all.
+    pub(super) expected: Nanos,
     /// Clock and power over time, and so the work done: time by the profile alone, without what was learned since.
     course: Course,
     /// Clocks in force or on their way.
@@ -70,8 +74,8 @@ impl Running {
         course: Course,
         hedges: Hedges,
     ) -> Self {
-        let point = dispatch.point;
-        Self { dispatch, members, since, course, point, hedges, aborted: false }
+        let (point, expected) = (dispatch.point, dispatch.expected);
+        Self { dispatch, members, since, expected, course, point, hedges, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -82,6 +86,12 @@ impl Running {
     pub(super) fn change(&mut self, at: Timestamp, seconds: f64, watts: f64, point: OperatingPoint) {
         self.course.change(at.since(self.since).as_secs_f64(), seconds, watts);
         self.point = point;
+    }
+
+    /// The share of it that is left if it is as slow as that by the profile; of what is overdue, a quarter of what it did.
+    pub(super) fn left(&self, slowdown: f64, now: Timestamp) -> f64 {
+        let done = self.course.work(now.since(self.since).as_secs_f64()) / slowdown.max(f64::MIN_POSITIVE);
+        if done < 1.0 { 1.0 - done } else { done * OVERDUE }
     }
 
     /// What the profile says that a run takes which has taken `actual` over the clocks that it saw.
@@ -162,7 +172,7 @@ impl Lane {
     /// When this lane is expected to be free.
     pub(super) fn free_at(&self, now: Timestamp) -> Timestamp {
         let running = self.running.as_ref();
-        running.map_or(now, |running| expected_end(running.since, running.dispatch.expected, now))
+        running.map_or(now, |running| expected_end(running.since, running.expected, now))
     }
 
     /// The next hard deadline of a request that still waits for this batch.
@@ -191,6 +201,11 @@ impl Lane {
         Some(found.waiting.request.app)
     }
 
+    /// Whether a request waits for the running batch.
+    pub(super) fn is_asked(&self, request: RequestId) -> bool {
+        self.asker(request).is_some()
+    }
+
     /// The request needs no answer of the running batch any more; whether it did.
     pub(super) fn mark_answered(&mut self, request: RequestId) -> bool {
         let members = self.running.iter_mut().flat_map(|running| &mut running.members);
@@ -203,21 +218,29 @@ impl Lane {
     }
 }
 
-/// When something that usually takes so long will be over. What is overdue will take a quarter as long again as
-/// it took so far: the longer it hangs, the longer it may, and the more seldom it is worth a look.
+/// When something that usually takes so long will be over. What is overdue takes some more of what it took so far: the longer it hangs, the longer it may, and the more seldom it is worth a look.
 fn expected_end(since: Timestamp, usual: Nanos, now: Timestamp) -> Timestamp {
     let planned = since.after(usual);
     if planned > now {
         return planned;
     }
-    now.after(Nanos(now.since(since).0 / 4).max(Nanos::from_micros(50)))
+    now.after(Nanos::from_f64(now.since(since).as_f64() * OVERDUE).max(Nanos::from_micros(50)))
 }
 
 impl Core {
     /// Per unit: when it and everything that shares its processor is expected to be free.
     pub(super) fn free_times(&self, now: Timestamp) -> SmallVec<[Timestamp; 8]> {
+        self.free_times_if(now, |unit| self.lanes[unit.index()].free_at(now))
+    }
+
+    /// The same if what runs on a unit ends then.
+    pub(super) fn free_times_if(
+        &self,
+        now: Timestamp,
+        end: impl Fn(UnitId) -> Timestamp,
+    ) -> SmallVec<[Timestamp; 8]> {
         let units = &self.catalog.board.units;
-        let own: SmallVec<[Timestamp; 8]> = self.lanes.iter().map(|lane| lane.free_at(now)).collect();
+        let own: SmallVec<[Timestamp; 8]> = (0..units.len()).map(UnitId::at).map(end).collect();
         let shared = |unit: usize| {
             let same = (0..units.len()).filter(|&other| units[other].group == units[unit].group);
             same.map(|other| own[other]).max().unwrap_or(now)
@@ -298,7 +321,7 @@ impl Core {
                 self.estimates.observe_latency(variant, id, running.point, profiled, compute);
             }
             // A run that was cancelled for taking long says that it takes longer.
-            Err(BatchFailure::Cancelled) if planned.is_some() => {
+            Err(BatchFailure::Cancelled) => {
                 self.estimates.observe_longer(variant, id, running.point, profiled, compute);
             }
             Err(_) => return,

@@ -19,6 +19,7 @@ mod lanes;
 pub mod plan;
 pub mod points;
 pub mod queue;
+mod ready;
 pub mod residency;
 pub mod snapshot;
 mod status;
@@ -83,6 +84,8 @@ pub struct Core {
     residency: Residency,
     clocks: Clocks,
     lanes: Vec<Lane>,
+    /// By model.
+    ready: Vec<Option<ready::Ready>>,
     device_cap: DeviceCap,
     hold_until: Option<Timestamp>,
     /// The unit that the profiler occupies.
@@ -125,6 +128,7 @@ impl Core {
             residency: Residency::new(&catalog),
             clocks: Clocks::new(&catalog.board),
             lanes: vec![Lane::default(); catalog.board.units.len()],
+            ready: vec![None; catalog.models.len()],
             device_cap: DeviceCap::None,
             hold_until: None,
             probing: None,
@@ -147,6 +151,7 @@ impl Core {
     /// An event that names a variant, unit, model or domain that does not exist changes nothing; such a
     /// request is turned away.
     pub fn handle(&mut self, now: Timestamp, event: Event) {
+        let arrives = matches!(event, Event::Submit(_));
         match event {
             event if !event.fits(&self.catalog) => {}
             Event::Submit(request) => self.submit(now, request),
@@ -181,6 +186,9 @@ impl Core {
         self.expire(now);
         self.carry_out_programs(now);
         self.schedule(now);
+        if arrives {
+            self.hasten(now);
+        }
         self.watch_standing();
         self.move_in(now);
         self.settle_clocks(now);
@@ -203,6 +211,7 @@ impl Core {
             self.lanes.iter().filter_map(Lane::next_hedge).min(),
             self.hold_until,
             self.next_relax(),
+            self.next_ready(),
             self.clocks.next_retry(),
             self.residency.next_retry(),
             self.residency.next_expiry(self.budgets.unload_after),
@@ -246,7 +255,7 @@ impl Core {
         while let Some((request, app)) = self.lanes.iter().find_map(|lane| lane.first_late(now)) {
             let outcome = Outcome::Rejected { reason: Rejection::DeadlinePassed, retry_after: None };
             self.reply(request, app, outcome);
-            self.mark_answered(request);
+            self.mark_missed(request);
         }
         self.update_regime(now);
         let back = self.clocks.retry(now);
@@ -454,6 +463,7 @@ impl Core {
 
     /// Lets idle clocks down, holds everything at its lowest while critical, and sends what was asked.
     fn settle_clocks(&mut self, now: Timestamp) {
+        let floors = self.floors(now);
         let board = &self.catalog.board;
         if self.thermal.regime() == Regime::Critical {
             for (index, domain) in board.domains.iter().enumerate() {
@@ -469,7 +479,7 @@ impl Core {
             }
         } else {
             let lanes = &self.lanes;
-            self.clocks.relax(board, |unit| lanes[unit.index()].running.is_some(), now);
+            self.clocks.relax(board, &floors, |unit| lanes[unit.index()].running.is_some(), now);
         }
         if let Some(setpoints) = self.clocks.take_pending() {
             self.effects.push_back(Effect::Set(setpoints));

@@ -29,7 +29,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Done {
     let finished =
         experiment.run(usize::from(args.jobs.unwrap_or(0)), &|| bar.inc(1)).map_err(|error| match error {
             RunError::Policy(error) => Failure::Input(anyhow!("--policy: {error}")),
-            error @ RunError::Threads(_) => error.into(),
+            error => error.into(),
         })?;
     bar.finish_and_clear();
     if let Some(path) = &args.schedule {

@@ -8,6 +8,9 @@ use smallvec::SmallVec;
 /// The mean gap and its deviation follow with a gain of one in so many.
 const MEMORY: u64 = 8;
 
+/// A stream whose gaps deviate by less than this part of their mean on average keeps a beat.
+const BEAT: u64 = 4;
+
 /// Of one model.
 #[derive(Debug, Clone, Default)]
 pub struct Rhythm {
@@ -22,6 +25,17 @@ pub struct Rhythm {
     /// How long it takes at its fastest, by unit; `Nanos::MAX` where it cannot run.
     pub usual: SmallVec<[Nanos; 4]>,
     requests: u32,
+}
+
+impl Rhythm {
+    /// From when on the next request is reckoned with: so many mean deviations before its beat where the stream keeps
+    /// one, else at once.
+    #[must_use]
+    pub fn next(&self, deviations: u64) -> Timestamp {
+        let beats = self.deviation.0.saturating_mul(BEAT) < self.gap.0;
+        let early = self.gap.0.saturating_sub(self.deviation.0.saturating_mul(deviations));
+        if beats { self.last.after(Nanos(early)) } else { self.last }
+    }
 }
 
 /// Of all models.

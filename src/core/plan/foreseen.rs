@@ -13,10 +13,10 @@ use crate::units::Nanos;
 const FORESEEN: u32 = 8;
 /// A stream that was silent for so many mean gaps has ended.
 const ENDED: u64 = 4;
-/// A stream whose gaps deviate by less than this part of their mean on average keeps a beat.
-const BEAT: u64 = 4;
+/// Mean deviations by which the next request may come before its beat.
+const EARLY: u64 = 2;
 /// Share of the device's bucket below which a budget is short.
-const SHORT: f64 = 0.9;
+pub(in crate::core) const SHORT: f64 = 0.9;
 /// How much longer than usual a request may take for which a unit is kept free.
 const LUCK: f64 = 1.5;
 
@@ -55,9 +55,7 @@ fn free_for_s(view: &View<'_>, place: &Place<'_>, model: ModelId) -> f64 {
     if ended || own == Nanos::MAX {
         return f64::INFINITY;
     }
-    let early = Nanos(rhythm.gap.0.saturating_sub(rhythm.deviation.0.saturating_mul(2)));
-    let beats = rhythm.deviation.0.saturating_mul(BEAT) < rhythm.gap.0;
-    let arrival = if beats { rhythm.last.after(early).max(view.now) } else { view.now };
+    let arrival = rhythm.next(EARLY).max(view.now);
     let deadline = arrival.after(rhythm.span);
     if goes_elsewhere(view, place, &rhythm.usual, (arrival, deadline)) {
         return f64::INFINITY;

@@ -24,6 +24,7 @@ mod course;
 mod crowd;
 mod draft;
 mod foreseen;
+mod haste;
 mod place;
 mod prefix;
 mod prospect;
@@ -33,6 +34,8 @@ mod search;
 pub use cost::CostTable;
 pub(super) use cost::memory_watts;
 pub(super) use course::Course;
+pub(super) use foreseen::SHORT;
+pub(super) use haste::{Underway, hasten, soonest};
 pub use risk::Risk;
 
 use crate::core::catalog::{Catalog, UnitId, VariantId};

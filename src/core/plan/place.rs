@@ -65,6 +65,16 @@ impl<'a> Place<'a> {
         place
     }
 
+    /// The same if it were free at another time.
+    pub(super) fn available(self, free_at: Timestamp) -> Self {
+        Self { free_at, ..self }
+    }
+
+    /// The operating point that was asked for last.
+    pub(super) fn asked(&self) -> usize {
+        self.points.index(self.asked)
+    }
+
     /// The highest operating point to choose from.
     pub(super) fn top(&self) -> usize {
         self.points.index([self.allowed[0].end - 1, self.allowed[1].end - 1])
@@ -176,6 +186,16 @@ impl<'a, 'p> Pair<'a, 'p> {
     /// Expected seconds of so many items at the highest operating point.
     pub(super) fn fastest_s(&self, items: u32) -> f64 {
         self.cost.seconds(self.place.top(), items) * self.slowdowns[self.place.top()].get()
+    }
+
+    /// Expected seconds for the last part of a run, `left` of it, if an operating point is asked for now.
+    pub(super) fn rest_s(&self, left: f64, opp: usize) -> f64 {
+        let change_s = self.place.change_s(opp);
+        let unchanged_s = left * self.seconds(self.place.present);
+        if unchanged_s <= change_s {
+            return unchanged_s;
+        }
+        change_s + (1.0 - change_s / unchanged_s) * left * self.seconds(opp)
     }
 
     pub(super) fn watts(&self, opp: usize) -> f64 {

@@ -1,6 +1,6 @@
 //! Runs that take long: boosted, rescued, insured.
 
-use super::world::profile;
+use super::world::{alone, profile};
 use super::*;
 
 /// What 0.95 of the answers should be like, with a floor that the small variant meets.
@@ -8,14 +8,6 @@ fn wishes() -> Budgets {
     let mut limits = budgets();
     limits.classes[0].accuracy_target = Some(Ppm::from_fraction(0.94));
     limits
-}
-
-/// The catalogue on one unit that can cancel.
-fn alone() -> Catalog {
-    let mut catalog = catalog();
-    catalog.board.units.truncate(1);
-    catalog.variants.iter_mut().for_each(|variant| variant.profiles.truncate(1));
-    catalog
 }
 
 /// The large variant only on the GPU, which cannot cancel, the small one only on the processor.

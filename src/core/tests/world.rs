@@ -101,6 +101,14 @@ pub(super) fn catalog() -> Catalog {
     }
 }
 
+/// The catalogue on one unit that can cancel.
+pub(super) fn alone() -> Catalog {
+    let mut catalog = catalog();
+    catalog.board.units.truncate(1);
+    catalog.variants.iter_mut().for_each(|variant| variant.profiles.truncate(1));
+    catalog
+}
+
 pub(super) fn budgets() -> Budgets {
     Budgets {
         objective: Objective::LeastEnergy,

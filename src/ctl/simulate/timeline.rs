@@ -6,8 +6,7 @@ use crate::ctl::record::{
 };
 use crate::ctl::report::{self, Compared};
 use crate::ctl::status::{BoardStatus, Counters, DomainStatus, Status, ZoneStatus};
-use crate::sim::experiment::{Finished, Moment, Scenario, ScheduleRow, watch};
-use crate::sim::policy::UnknownPolicy;
+use crate::sim::experiment::{Finished, Moment, RunError, Scenario, ScheduleRow, watch};
 use crate::units::Nanos;
 use std::collections::BTreeMap;
 
@@ -30,9 +29,9 @@ pub fn picture(scenario: &Scenario, policies: &[&str], seed: u64) -> Result<Stri
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    /// A policy that does not exist.
+    /// The run failed.
     #[error(transparent)]
-    Policy(#[from] UnknownPolicy),
+    Run(#[from] RunError),
     /// The drawing failed.
     #[error(transparent)]
     Draw(#[from] report::DrawError),

@@ -52,6 +52,22 @@ pub enum RunError {
     /// A policy that does not exist.
     #[error(transparent)]
     Policy(#[from] UnknownPolicy),
+    /// A policy that broke a rule that every scheduler keeps to, so that its figures mean nothing.
+    #[error("policy `{policy}`, board {board}, workload {workload}, seed {seed}: at {at_s} s, {what}")]
+    Broken {
+        /// Its name.
+        policy: String,
+        /// Where.
+        board: String,
+        /// At what.
+        workload: String,
+        /// Seed of the run.
+        seed: u64,
+        /// When, s.
+        at_s: f64,
+        /// What it did.
+        what: String,
+    },
     /// The threads could not be started.
     #[error("starting threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -121,9 +137,9 @@ pub(super) fn run(
     seed: u64,
     options: RunOptions,
     oracle: Option<&Verdict>,
-) -> Result<Finished, UnknownPolicy> {
+) -> Result<Finished, RunError> {
     let world = start(policies, policy, seed, options)?;
-    Ok(conclude(policies.scenario(), policy, seed, (options, oracle), world))
+    conclude(policies.scenario(), policy, seed, (options, oracle), world)
 }
 
 /// The world of a run at power-on.
@@ -146,9 +162,19 @@ pub(super) fn conclude(
     seed: u64,
     (options, oracle): (RunOptions, Option<&Verdict>),
     mut world: World<Timed>,
-) -> Finished {
+) -> Result<Finished, RunError> {
     world.run_until(scenario.end());
     let unanswered = world.finish();
+    if let Some(first) = world.checkers().violations().first() {
+        return Err(RunError::Broken {
+            policy: policy.to_owned(),
+            board: scenario.board.clone(),
+            workload: scenario.workload.clone(),
+            seed,
+            at_s: first.at.0 as f64 / 1e9,
+            what: first.what.clone(),
+        });
+    }
     let (summary, counts) = (world.summary(), world.counts());
     let schedule =
         if options.schedule { Scribe { scenario }.schedule(world.rows(), &unanswered) } else { Vec::new() };
@@ -173,5 +199,5 @@ pub(super) fn conclude(
         decision_ns_p99: world.scheduler().decision_ns(0.99),
         oracle: oracle.map(|verdict| Comparison::of(verdict, world.rows(), energy)),
     };
-    Finished { record, schedule }
+    Ok(Finished { record, schedule })
 }

@@ -1,10 +1,9 @@
 //! A run looked at from moment to moment, for a picture.
 
 use super::policies::Policies;
-use super::runner::{Finished, RunOptions, conclude, start};
+use super::runner::{Finished, RunError, RunOptions, conclude, start};
 use super::scenario::Scenario;
 use crate::core::catalog::DomainId;
-use crate::sim::policy::UnknownPolicy;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 
@@ -34,7 +33,7 @@ pub fn watch(
     policy: &str,
     seed: u64,
     moments: u32,
-) -> Result<(Finished, Vec<Moment>), UnknownPolicy> {
+) -> Result<(Finished, Vec<Moment>), RunError> {
     let options = RunOptions { schedule: true, ..RunOptions::default() };
     let mut world = start(&Policies::of(scenario), policy, seed, options)?;
     let begin = Timestamp::ZERO.after(scenario.warmup);
@@ -62,5 +61,5 @@ pub fn watch(
             energy_j: joules - at_begin,
         });
     }
-    Ok((conclude(scenario, policy, seed, (options, None), world), seen))
+    Ok((conclude(scenario, policy, seed, (options, None), world)?, seen))
 }
