@@ -216,6 +216,12 @@ impl Clocks {
         back
     }
 
+    /// The lowest clock that a domain may rest at now.
+    #[must_use]
+    pub fn floor(&self, domain: DomainId) -> Option<Kilohertz> {
+        self.domains[domain.index()].floor
+    }
+
     /// Lets idle domains down to their lowest point, or that of `floors` by domain, at once or when it shows that the next batch does not come soon;
     /// governors of processors and memory get their range back when none comes for longer.
     pub fn relax(

@@ -129,9 +129,19 @@ fn clock_points(view: &View<'_>, domain: DomainId) -> (Range<usize>, Option<Kilo
     let points = match view.budgets.objective {
         _ if view.regime.is_blind() => all.start..all.start + 1,
         Objective::Performance => all.end - 1..all.end,
-        Objective::LeastEnergy => shared_floor(view, domain, all, present),
+        Objective::LeastEnergy => {
+            let shared = shared_floor(view, domain, all.clone(), present);
+            ready_floor(view, domain, all).max(shared.start)..shared.end
+        }
     };
     (points, present)
+}
+
+/// A clock that is kept up for what may come next is not let down by a run before that.
+fn ready_floor(view: &View<'_>, domain: DomainId, all: Range<usize>) -> usize {
+    let opps = &view.catalog.board.domains[domain.index()].opps;
+    let floor = view.clocks.floor(domain).and_then(|floor| opps.iter().position(|&opp| opp >= floor));
+    floor.map_or(all.start, |floor| floor.clamp(all.start, all.end - 1))
 }
 
 /// While another unit runs on the same domain, its clock may rise but not fall under it.
