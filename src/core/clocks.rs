@@ -35,7 +35,8 @@ struct DomainClock {
     asked_at: Timestamp,
     /// What it ran at when the last change was asked for, if that was one clock.
     from: Option<Kilohertz>,
-    /// How long a change takes.
+    /// How long a change takes by the board file, and as learned.
+    told: Nanos,
     settle: Nanos,
     /// Upper bound that the kernel or firmware enforces below what was asked, and when it was seen last.
     cap: Option<(Kilohertz, Timestamp)>,
@@ -69,7 +70,8 @@ impl Clocks {
         let mut domains = vec![DomainClock::default(); board.domains.len()];
         for (index, domain) in domains.iter_mut().enumerate() {
             let own = |unit: &&Unit| unit.domain == Some(DomainId::at(index));
-            domain.settle = board.domains[index].settle;
+            domain.told = board.domains[index].settle;
+            domain.settle = domain.told;
             domain.is_memory = board.units.iter().any(|unit| unit.memory_domain == Some(DomainId::at(index)));
             domain.free_range = board.units.iter().filter(own).all(|unit| unit.kind == UnitKind::Cpu);
         }
@@ -111,6 +113,26 @@ impl Clocks {
             }
             _ => snapshot.domains[domain.index()].value.map(|state| state.current),
         }
+    }
+
+    /// How long a change of a domain's clock takes, as far as known.
+    #[must_use]
+    pub fn settle(&self, domain: DomainId) -> Nanos {
+        self.domains[domain.index()].settle
+    }
+
+    /// A change takes so many times what the board file says.
+    pub fn learn_settle(&mut self, domain: DomainId, factor: f64) {
+        let clock = &mut self.domains[domain.index()];
+        clock.settle = Nanos::from_f64(clock.told.as_f64() * factor);
+    }
+
+    /// The clock before the last change from one clock to another, and when that was asked for.
+    #[must_use]
+    pub fn last_change(&self, domain: DomainId) -> Option<(Kilohertz, Timestamp)> {
+        let clock = &self.domains[domain.index()];
+        let asked = clock.asked.filter(|asked| asked.min == asked.max)?;
+        Some((clock.from.filter(|from| *from != asked.max)?, clock.asked_at))
     }
 
     /// At which clock, and for how long, the domain still runs if `to` is asked for now; `None` if it runs at that.
@@ -302,14 +324,14 @@ impl DomainClock {
 
     /// How long the domain keeps its clock when it falls idle: not at all if it usually stays idle for longer than
     /// holding the clock is worth.
-    fn linger(&self, settle: Nanos) -> Nanos {
-        let worth = Nanos(settle.0.saturating_mul(HOLDING)).max(LEAST_HOLDING);
+    fn linger(&self) -> Nanos {
+        let worth = Nanos(self.settle.0.saturating_mul(HOLDING)).max(LEAST_HOLDING);
         if self.usual_gap.is_some_and(|gap| gap > worth) { Nanos::ZERO } else { worth }
     }
 
     /// The bounds of a domain that has been idle since then, and when they are due.
     fn rests(&self, spec: &Domain, since: Timestamp) -> [Option<(Timestamp, ClockBounds)>; 2] {
-        let soon = since.after(self.linger(spec.settle));
+        let soon = since.after(self.linger());
         if let Some(clock) = self.held {
             return [Some((soon, ClockBounds { min: clock, max: clock })), None];
         }

@@ -11,6 +11,7 @@ use super::lanes::{Member, Running};
 use super::plan::{Boost, CANCEL, Course, Rescue, Underway, hasten, soonest};
 use super::{Core, HORIZON, share};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
+use crate::core::estimate::ClockChange;
 use crate::core::event::{BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId};
 use crate::core::points::{OperatingPoint, domains_of};
 use crate::core::queue::Waiting;
@@ -247,7 +248,8 @@ impl Core {
             self.effects.push_back(Effect::Set(setpoints));
         }
         self.estimates.begin(variant, unit, point, now);
-        let running = Running::new(dispatch.clone(), members, now, course, hedges);
+        let mut running = Running::new(dispatch.clone(), members, now, course, hedges);
+        running.clock_change = self.begun_in_change(&dispatch, now);
         self.lanes[unit.index()].start(running);
         self.effects.push_back(Effect::Dispatch(dispatch));
     }
@@ -279,6 +281,27 @@ impl Core {
         course
     }
 
+    /// The clock change that a run begins during, or its own clock's last; `None` if both of its clocks change.
+    fn begun_in_change(&self, dispatch: &Dispatch, now: Timestamp) -> Option<(DomainId, ClockChange)> {
+        let Dispatch { variant, unit, point, items, .. } = *dispatch;
+        let pace = |point| 1.0 / self.pace(variant, unit, point, items).0.max(1e-9);
+        let change = |domain: DomainId, before: &dyn Fn(Kilohertz) -> OperatingPoint| {
+            let (from, asked_at) = self.clocks.last_change(domain)?;
+            let settle_s = self.catalog.board.domains[domain.index()].settle.as_secs_f64();
+            let asked_s = -now.since(asked_at).as_secs_f64();
+            Some((domain, ClockChange { asked_s, settle_s, paces: [pace(before(from)), pace(point)] }))
+        };
+        let [own, memory] = domains_of(&self.catalog.board, unit);
+        let own = own.and_then(|domain| change(domain, &|clock| OperatingPoint { clock, ..point }));
+        let memory = memory.and_then(|domain| change(domain, &|memory| OperatingPoint { memory, ..point }));
+        let recent = |change: &(DomainId, ClockChange)| !change.1.is_past();
+        match (own.filter(recent), memory.filter(recent)) {
+            (Some(_), Some(_)) => None,
+            (None, None) => own,
+            (one, other) => one.or(other),
+        }
+    }
+
     /// Profiled seconds of a batch at an operating point, and expected watts above idle.
     fn pace(&self, variant: VariantId, unit: UnitId, point: OperatingPoint, items: u32) -> (f64, f64) {
         let index = self.costs.points(unit).nearest_below(point);
@@ -295,7 +318,7 @@ impl Core {
     }
 
     fn change_courses(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
-        let settled = now.after(self.catalog.board.domains[domain.index()].settle);
+        let settled = now.after(self.clocks.settle(domain));
         for index in 0..self.lanes.len() {
             let [own, memory] = domains_of(&self.catalog.board, UnitId::at(index));
             let Some(running) = &self.lanes[index].running else { continue };
@@ -307,7 +330,13 @@ impl Core {
             }
             let Dispatch { variant, unit, items, .. } = running.dispatch;
             let (seconds, watts) = self.pace(variant, unit, point, items);
+            let (before_s, _) = self.pace(variant, unit, running.point, items);
+            let settle_s = self.catalog.board.domains[domain.index()].settle.as_secs_f64();
+            let paces = [before_s, seconds].map(|seconds| 1.0 / seconds.max(1e-9));
             if let Some(running) = &mut self.lanes[index].running {
+                let asked_s = now.since(running.since).as_secs_f64();
+                let single = running.clock_change.is_some_and(|(_, last)| last.is_past());
+                running.clock_change = single.then_some((domain, ClockChange { asked_s, settle_s, paces }));
                 running.change(settled, seconds, watts, point);
                 self.estimates.reclock(UnitId::at(index), point, now);
             }

@@ -3,7 +3,8 @@
 use super::hedge::Hedges;
 use super::plan::Course;
 use super::{Core, share};
-use crate::core::catalog::{Provenance, UnitId, VariantId};
+use crate::core::catalog::{DomainId, Provenance, UnitId, VariantId};
+use crate::core::estimate::ClockChange;
 use crate::core::event::{
     AppId, BatchFailure, Completion, Dispatch, Effect, Outcome, Rejection, RequestId, Served,
 };
@@ -60,6 +61,8 @@ pub(super) struct Running {
     pub(super) expected: Nanos,
     /// Clock and power over time, and so the work done: time by the profile alone, without what was learned since.
     course: Course,
+    /// The clock change that it began during, if that is the only one.
+    pub(super) clock_change: Option<(DomainId, ClockChange)>,
     /// Clocks in force or on their way.
     pub(super) point: OperatingPoint,
     pub(super) hedges: Hedges,
@@ -75,7 +78,7 @@ impl Running {
         hedges: Hedges,
     ) -> Self {
         let (point, expected) = (dispatch.point, dispatch.expected);
-        Self { dispatch, members, since, expected, course, point, hedges, aborted: false }
+        Self { dispatch, members, since, expected, course, clock_change: None, point, hedges, aborted: false }
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -325,6 +328,10 @@ impl Core {
                 self.estimates.observe_longer(variant, id, running.point, profiled, compute);
             }
             Err(_) => return,
+        }
+        if let Some((domain, change)) = &running.clock_change {
+            self.estimates.observe_change(*domain, change, compute.as_secs_f64(), completion.result.is_ok());
+            self.clocks.learn_settle(*domain, self.estimates.settling(*domain));
         }
         let begun = running.hedges.rescue.is_some_and(|planned| planned.begun);
         self.risks[unit].ran(planned.map(|rescue| rescue.odds.as_fraction()), begun);

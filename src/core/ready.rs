@@ -42,7 +42,7 @@ impl Core {
         let next = self.estimates.rhythm(model).map_or(waiting.arrival, |rhythm| rhythm.next(EARLY));
         self.ready[model.index()] = self.rest_for(waiting).map(|(unit, point)| {
             let domains = domains_of(&self.catalog.board, unit).into_iter().flatten();
-            let settle = domains.map(|domain| self.catalog.board.domains[domain.index()].settle).max();
+            let settle = domains.map(|domain| self.clocks.settle(domain)).max();
             Ready { unit, point, from: Some(next.before(settle.unwrap_or_default())), until }
         });
     }
@@ -102,7 +102,7 @@ impl Core {
         let (parts, top, fast_s) = (points.parts(from), points.parts(points.top()), seconds(points.top())?);
         let domains = domains_of(&self.catalog.board, unit).into_iter().zip(parts).zip(top);
         let changes = domains.filter(|((_, from), to)| from != to).filter_map(|((domain, _), _)| domain);
-        let settles = changes.map(|domain| self.catalog.board.domains[domain.index()].settle);
+        let settles = changes.map(|domain| self.clocks.settle(domain));
         let Some(settle_s) = settles.max().map(Nanos::as_secs_f64) else { return Some(fast_s) };
         let slow_s = seconds(from)?;
         Some(if slow_s <= settle_s { slow_s } else { settle_s + (1.0 - settle_s / slow_s) * fast_s })

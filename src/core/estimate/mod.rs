@@ -15,10 +15,11 @@ mod heat;
 mod meter;
 mod power;
 mod saved;
+mod settling;
 mod slowdown;
 mod tail;
 
-use crate::core::catalog::{Board, Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Board, Catalog, DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::points::{OperatingPoint, Points};
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
@@ -29,6 +30,8 @@ use heat::Heat;
 pub use meter::Meter;
 use power::{Power, Scale};
 pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
+pub(super) use settling::ClockChange;
+use settling::Settling;
 use slowdown::{Filter, LN_MAX, Point};
 use std::cell::Cell;
 use tail::Tail;
@@ -152,6 +155,8 @@ pub struct Estimates {
     power: Power,
     heat: Heat,
     arrivals: Arrivals,
+    /// By domain.
+    settling: Vec<Settling>,
     latency_errors: Vec<Meter>,
 }
 
@@ -184,6 +189,7 @@ impl Estimates {
             power: Power::new(board, &points),
             heat: Heat::new(board.thermal),
             arrivals: Arrivals::new(catalog.models.len()),
+            settling: vec![Settling::default(); board.domains.len()],
             latency_errors: vec![Meter::default(); units],
             points,
         }
@@ -495,6 +501,23 @@ impl Estimates {
     /// It may take `span`, and at its fastest takes `usual` by unit.
     pub fn arrived(&mut self, model: ModelId, now: Timestamp, span: Nanos, usual: &[Nanos]) {
         self.arrivals.observe(model, now, span, usual);
+    }
+
+    /// A run ended after so many seconds, or was stopped; `change` is the domain's last, or the only one during the run.
+    pub(super) fn observe_change(
+        &mut self,
+        domain: DomainId,
+        change: &ClockChange,
+        took_s: f64,
+        ended: bool,
+    ) {
+        self.settling[domain.index()].observe(change, took_s, ended);
+    }
+
+    /// How many times as long as the board file says a domain's clock takes to change.
+    #[must_use]
+    pub fn settling(&self, domain: DomainId) -> f64 {
+        self.settling[domain.index()].factor()
     }
 
     /// How a model is asked for, where it was twice.

@@ -58,7 +58,7 @@ impl<'a> Place<'a> {
             place.asked[index] = position(asked);
             present[index] = position(way.map(|(clock, _)| clock).or(asked));
             place.left_s[index] = way.map_or(0.0, |(_, left)| left.as_secs_f64());
-            place.settle_s[index] = view.catalog.board.domains[domain.index()].settle.as_secs_f64();
+            place.settle_s[index] = view.clocks.settle(domain).as_secs_f64();
             place.allowed[index] = allowed;
         }
         place.present = points.index(present);
