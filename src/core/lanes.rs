@@ -231,6 +231,17 @@ fn expected_end(since: Timestamp, usual: Nanos, now: Timestamp) -> Timestamp {
 }
 
 impl Core {
+    /// Whether a batch could start now. While none can, there is nothing to choose: an event ends that.
+    pub(super) fn some_lane_free(&self) -> bool {
+        let units = &self.catalog.board.units;
+        let busy = |group| {
+            let mut running = units.iter().zip(&self.lanes).filter(|(_, lane)| lane.running.is_some());
+            running.any(|(unit, _)| unit.group == group)
+        };
+        let mut lanes = units.iter().zip(&self.lanes);
+        !self.queue.is_empty() && lanes.any(|(unit, lane)| lane.is_free() && !busy(unit.group))
+    }
+
     /// Per unit: when it and everything that shares its processor is expected to be free.
     pub(super) fn free_times(&self, now: Timestamp) -> SmallVec<[Timestamp; 8]> {
         self.free_times_if(now, |unit| self.lanes[unit.index()].free_at(now))

@@ -286,17 +286,6 @@ impl Core {
         }
     }
 
-    /// Whether a batch could start now. While none can, there is nothing to choose: an event ends that.
-    fn some_lane_free(&self) -> bool {
-        let units = &self.catalog.board.units;
-        let busy = |group| {
-            let mut running = units.iter().zip(&self.lanes).filter(|(_, lane)| lane.running.is_some());
-            running.any(|(unit, _)| unit.group == group)
-        };
-        let mut lanes = units.iter().zip(&self.lanes);
-        !self.queue.is_empty() && lanes.any(|(unit, lane)| lane.is_free() && !busy(unit.group))
-    }
-
     /// The most urgent request that was not skipped and whose class has energy, and what to do with it.
     fn choose_next(
         &self,
