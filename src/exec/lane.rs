@@ -6,21 +6,28 @@
 //!    └────────────── LaneEvents, on the lane's thread ──┘
 //! ```
 //!
+//! To wake the lane's thread and be woken by it again takes as long as a small model. Where the thread sleeps,
+//! who ordered a batch may therefore stand in for it: [`Lane::run_here`] carries the order out on the calling
+//! thread, and what comes meanwhile waits for the lane's own.
+//!
 //! Orders are carried out in the order they came. At most one batch waits while another runs, so that the
 //! core keeps its choice for as long as it can and the unit never idles between two batches. A probe (timed
 //! runs for the profiler) is carried out only while nothing else waits, one run at a time. Orders and events
 //! are plain messages whose tensors lie in shareable buffers: a lane in a process of its own can replace
 //! the thread.
 
+mod worker;
+
 use crate::core::catalog::{UnitId, VariantId};
-use crate::core::event::{BatchFailure, BatchId, Completion};
+use crate::core::event::{BatchId, Completion};
 use crate::exec::{Batch, Cancel, ExecError, Executor, Output, Tensor, VariantFile};
 use crate::time::{Clock, Timestamp};
 use crate::units::{Bytes, Nanos};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use worker::{Step, Worker};
 
 /// Batches that may wait while one runs.
 const PREFETCHED: usize = 1;
@@ -70,8 +77,8 @@ pub struct ProbeReport {
     pub result: Result<Vec<ProbeRun>, ExecError>,
 }
 
-/// What a lane tells. Called on the lane's thread, which does the work of the answer itself and so saves a
-/// hop to another thread: keep it short, and do not wait for this lane in it.
+/// What a lane tells. Called on the thread that did the work, which does that of the answer as well and so saves
+/// a hop to another thread: keep it short, and do not wait for this lane in it.
 pub trait LaneEvents: Send + Sync {
     /// The variant is loaded.
     fn loaded(&self, unit: UnitId, variant: VariantId, footprint: Bytes);
@@ -130,13 +137,18 @@ enum Order {
     Cancelled(BatchId),
 }
 
-/// A probe under way.
-#[derive(Debug)]
-struct Probing {
-    request: ProbeRequest,
-    footprint: Option<Bytes>,
-    warmed: u32,
-    runs: Vec<ProbeRun>,
+/// Who works for the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Hands {
+    /// Its thread, or nobody yet, as the thread is about to start.
+    #[default]
+    Thread,
+    /// Nobody: the thread sleeps. Only then is waking it worth a system call.
+    Nobody,
+    /// An order came while the thread slept; whoever gave it wakes the thread or stands in for it.
+    Called,
+    /// A caller who stands in for the thread, which is to leave the queue alone.
+    Caller,
 }
 
 #[derive(Debug, Default)]
@@ -148,8 +160,24 @@ struct Queue {
     running: Option<BatchId>,
     probe: Option<ProbeRequest>,
     ending: bool,
-    /// The thread sleeps: only then is waking it worth a system call.
-    asleep: bool,
+    hands: Hands,
+}
+
+impl Queue {
+    /// The next order, which counts as running from now on.
+    fn take(&mut self) -> Option<Order> {
+        let order = self.orders.pop_front()?;
+        if let Order::Run(batch) = &order {
+            self.running = Some(batch.id);
+            self.batches -= 1;
+        }
+        Some(order)
+    }
+
+    /// Nothing waits for the thread.
+    fn is_idle(&self) -> bool {
+        self.orders.is_empty() && self.probe.is_none() && !self.ending
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +196,8 @@ impl Shared {
 pub struct Lane {
     shared: Arc<Shared>,
     cancel: Arc<dyn Cancel>,
+    /// Held while an order is carried out; `None` if only the lane's thread may do that.
+    worker: Option<Arc<Mutex<Worker>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -200,10 +230,11 @@ impl Lane {
                 .unwrap_or_else(|panic| Err(crate::exec::panic_message(&*panic).into()));
             match executor {
                 Ok(executor) => {
+                    let (cancel, bound) = (executor.canceller(), executor.is_thread_bound());
+                    let worker = Arc::new(Mutex::new(Worker::new(unit, executor, events, clock)));
                     // The spawner waits for it.
-                    let _ = ready.send(Ok(executor.canceller()));
-                    let ordered = BTreeSet::new();
-                    Worker { unit, shared: queue, executor, events, clock, ordered, probing: None }.work();
+                    let _ = ready.send(Ok((cancel, (!bound).then(|| Arc::clone(&worker)))));
+                    worker::work(&queue, &worker);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -212,9 +243,10 @@ impl Lane {
         let builder = std::thread::Builder::new().name(format!("lane-{name}")).stack_size(STACK_BYTES);
         let thread =
             builder.spawn(work).map_err(|source| LaneError::Thread { name: name.to_owned(), source })?;
-        let cancel = made.recv().unwrap_or_else(|gone| Err(Box::new(gone)));
-        let cancel = cancel.map_err(|source| LaneError::Executor { name: name.to_owned(), source })?;
-        Ok(Self { shared, cancel, thread: Mutex::new(Some(thread)) })
+        let made = made.recv().unwrap_or_else(|gone| Err(Box::new(gone)));
+        let (cancel, worker) =
+            made.map_err(|source| LaneError::Executor { name: name.to_owned(), source })?;
+        Ok(Self { shared, cancel, worker, thread: Mutex::new(Some(thread)) })
     }
 
     /// Loads a variant; [`LaneEvents::loaded`] or [`LaneEvents::load_failed`] follows.
@@ -241,8 +273,9 @@ impl Lane {
         self.order(Order::Run(batch))
     }
 
-    /// As [`Lane::run`], but leaves it to the caller to [`Lane::wake`] the thread if the answer is true: a
-    /// caller that holds a lock, which the thread will soon want, does so after it let go of the lock.
+    /// As [`Lane::run`], but leaves it to the caller to [`Lane::wake`] the thread or [`Lane::run_here`] if the
+    /// answer is true: a caller that holds a lock, which the thread will soon want, does so after it let go of
+    /// the lock.
     ///
     /// # Errors
     /// As [`Lane::run`].
@@ -253,6 +286,31 @@ impl Lane {
     /// Wakes the thread.
     pub fn wake(&self) {
         self.shared.wake.notify_one();
+    }
+
+    /// Runs the batch that was just enqueued on the calling thread, if the lane's thread sleeps and need not be
+    /// the one; wakes that otherwise. Returns when [`LaneEvents::completed`] was called. For brief batches.
+    pub fn run_here(&self) {
+        let Some(worker) = &self.worker else { return self.wake() };
+        let batch = {
+            let mut queue = self.shared.queue();
+            match queue.orders.front() {
+                Some(Order::Run(_)) if queue.hands == Hands::Called && !queue.ending => {}
+                _ => return self.wake(),
+            }
+            queue.hands = Hands::Caller;
+            queue.take()
+        };
+        if let Some(order) = batch {
+            Worker::lock(worker).step(Step::Order(order));
+        }
+        let mut queue = self.shared.queue();
+        queue.running = None;
+        queue.hands = if queue.is_idle() { Hands::Nobody } else { Hands::Thread };
+        if queue.hands == Hands::Thread {
+            drop(queue);
+            self.wake();
+        }
     }
 
     /// Does timed runs while nothing else waits; [`LaneEvents::probed`] follows.
@@ -308,7 +366,11 @@ impl Lane {
         }
         queue.batches += usize::from(is_batch);
         queue.orders.push_back(order);
-        Ok(std::mem::take(&mut queue.asleep))
+        let asleep = queue.hands == Hands::Nobody;
+        if asleep {
+            queue.hands = Hands::Called;
+        }
+        Ok(asleep)
     }
 }
 
@@ -339,209 +401,5 @@ impl Drop for Lane {
     }
 }
 
-/// What the thread does next.
-enum Step {
-    Order(Order),
-    Probe,
-    End,
-}
-
-/// The thread's side.
-struct Worker {
-    unit: UnitId,
-    shared: Arc<Shared>,
-    executor: Box<dyn Executor>,
-    events: Arc<dyn LaneEvents>,
-    clock: Arc<dyn Clock>,
-    /// Variants that the core had loaded here: a probe leaves them loaded.
-    ordered: BTreeSet<VariantId>,
-    probing: Option<Probing>,
-}
-
-impl Worker {
-    fn work(mut self) {
-        loop {
-            let step = self.next();
-            let end = matches!(step, Step::End);
-            // The executor's panics are caught closer by; this is the callbacks' last net.
-            let done = catch_unwind(AssertUnwindSafe(|| match step {
-                Step::Order(order) => self.carry_out(order),
-                Step::Probe => self.probe_step(),
-                Step::End => self.end(),
-            }));
-            if let Err(panic) = done {
-                let message = crate::exec::panic_message(&*panic);
-                tracing::error!(unit = self.unit.0, %message, "an event handler of a lane failed");
-            }
-            if end {
-                return;
-            }
-        }
-    }
-
-    fn next(&mut self) -> Step {
-        let mut queue = self.shared.queue();
-        loop {
-            if queue.ending {
-                return Step::End;
-            }
-            queue.running = None;
-            if let Some(order) = queue.orders.pop_front() {
-                if let Order::Run(batch) = &order {
-                    queue.running = Some(batch.id);
-                    queue.batches -= 1;
-                }
-                return Step::Order(order);
-            }
-            if let Some(request) = queue.probe.take_if(|_| self.probing.is_none()) {
-                self.probing = Some(Probing { request, footprint: None, warmed: 0, runs: Vec::new() });
-            }
-            if self.probing.is_some() {
-                queue.running = Some(PROBE_BATCH);
-                return Step::Probe;
-            }
-            queue.asleep = true;
-            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.asleep = false;
-        }
-    }
-
-    fn carry_out(&mut self, order: Order) {
-        match order {
-            Order::Load(variant) => match self.load(&variant) {
-                Ok(footprint) => {
-                    self.ordered.insert(variant.id);
-                    self.events.loaded(self.unit, variant.id, footprint);
-                }
-                Err(error) => self.events.load_failed(self.unit, variant.id, &error),
-            },
-            Order::Unload(variant) => {
-                self.ordered.remove(&variant);
-                self.unload(variant);
-                self.events.unloaded(self.unit, variant);
-            }
-            Order::Run(batch) => {
-                let started = self.clock.now();
-                let result = self.run(&batch);
-                let finished = self.clock.now();
-                self.complete(batch.id, started, finished, result);
-            }
-            Order::Cancelled(batch) => {
-                let now = self.clock.now();
-                self.complete(batch, now, now, Err(ExecError::Cancelled));
-            }
-        }
-    }
-
-    fn complete(
-        &self,
-        batch: BatchId,
-        started: Timestamp,
-        finished: Timestamp,
-        result: Result<Output, ExecError>,
-    ) {
-        let energy = result.as_ref().ok().and_then(|output| output.energy);
-        let outcome = result.as_ref().map(|_| ()).map_err(|error| match error {
-            ExecError::Cancelled => BatchFailure::Cancelled,
-            ExecError::NotLoaded(_) => BatchFailure::NotLoaded,
-            ExecError::Provider { .. } => BatchFailure::Provider,
-        });
-        let completion = Completion { batch, started, finished, energy, result: outcome };
-        self.events.completed(completion, result);
-    }
-
-    /// Answers everything that waits.
-    fn end(&mut self) {
-        let (orders, probe) = {
-            let mut queue = self.shared.queue();
-            queue.batches = 0;
-            (std::mem::take(&mut queue.orders), queue.probe.take())
-        };
-        let now = self.clock.now();
-        for order in orders {
-            if let Order::Run(Batch { id, .. }) | Order::Cancelled(id) = order {
-                self.complete(id, now, now, Err(ExecError::Cancelled));
-            }
-        }
-        let footprint = Bytes::ZERO;
-        let underway = self.probing.take().map(|probing| probing.request);
-        for ProbeRequest { id, variant, .. } in underway.into_iter().chain(probe) {
-            let result = Err(ExecError::Cancelled);
-            self.events.probed(self.unit, ProbeReport { id, variant: variant.id, footprint, result });
-        }
-    }
-
-    /// Loads, warms up, or does one run of the probe under way.
-    fn probe_step(&mut self) {
-        let Some(mut probing) = self.probing.take() else { return };
-        match self.probe_once(&mut probing) {
-            Ok(()) if probing.runs.len() < probing.request.runs.len() => self.probing = Some(probing),
-            Ok(()) => {
-                let runs = std::mem::take(&mut probing.runs);
-                self.probe_done(&probing, Ok(runs));
-            }
-            Err(error) => self.probe_done(&probing, Err(error)),
-        }
-    }
-
-    fn probe_once(&mut self, probing: &mut Probing) -> Result<(), ExecError> {
-        let variant = &probing.request.variant;
-        if probing.footprint.is_none() {
-            probing.footprint = Some(self.load(variant)?);
-            return Ok(());
-        }
-        let warming = probing.warmed < probing.request.warm_ups;
-        let next = if warming { 0 } else { probing.runs.len() };
-        let Some(requests) = probing.request.runs.get(next) else { return Ok(()) };
-        let items = requests.iter().filter_map(|request| request.first()?.shape.first());
-        let items = u32::try_from(items.sum::<usize>()).unwrap_or(u32::MAX);
-        let batch = Batch { id: PROBE_BATCH, variant: variant.id, requests: requests.clone() };
-        let started = self.clock.now();
-        let output = self.run(&batch)?;
-        let latency = self.clock.now().since(started);
-        if warming {
-            probing.warmed += 1;
-        } else {
-            probing.runs.push(ProbeRun { items, started, latency, outputs: output.requests });
-        }
-        Ok(())
-    }
-
-    fn probe_done(&mut self, probing: &Probing, result: Result<Vec<ProbeRun>, ExecError>) {
-        let variant = probing.request.variant.id;
-        if !self.ordered.contains(&variant) {
-            self.unload(variant);
-        }
-        let footprint = probing.footprint.unwrap_or(Bytes::ZERO);
-        self.events.probed(self.unit, ProbeReport { id: probing.request.id, variant, footprint, result });
-    }
-
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
-        let executor = &mut self.executor;
-        catch_unwind(AssertUnwindSafe(|| executor.load(variant)))
-            .unwrap_or_else(|panic| Err(lost(&variant.name, &*panic)))
-    }
-
-    fn unload(&mut self, variant: VariantId) {
-        let executor = &mut self.executor;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| executor.unload(variant))) {
-            let message = crate::exec::panic_message(&*panic);
-            tracing::error!(unit = self.unit.0, variant = variant.0, %message, "unloading failed");
-        }
-    }
-
-    fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
-        let executor = &mut self.executor;
-        catch_unwind(AssertUnwindSafe(|| executor.run(batch)))
-            .unwrap_or_else(|panic| Err(lost(&format!("variant {}", batch.variant), &*panic)))
-    }
-}
-
-/// A panic of the executor as a failure of its provider.
-fn lost(variant: &str, panic: &(dyn std::any::Any + Send)) -> ExecError {
-    ExecError::Provider { variant: variant.to_owned(), message: crate::exec::panic_message(panic) }
-}
-
 #[cfg(test)]
-#[path = "lane_tests.rs"]
 mod tests;

@@ -205,6 +205,11 @@ pub trait Executor: Send {
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError>;
     /// A handle that cancels this executor's runs.
     fn canceller(&self) -> Arc<dyn Cancel>;
+    /// Whether only the thread that made it may run it: one that is bound to the unit's CPUs, or that sleeps
+    /// until a simulated board is done.
+    fn is_thread_bound(&self) -> bool {
+        true
+    }
 }
 
 /// What a panic said.

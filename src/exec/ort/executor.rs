@@ -28,7 +28,7 @@ impl Default for OrtSettings {
     }
 }
 
-/// Runs batches of one unit through ONNX Runtime. One run at a time, on the lane's thread.
+/// Runs batches of one unit through ONNX Runtime. One run at a time.
 #[derive(Debug)]
 pub struct OrtExecutor {
     runtime: &'static OrtRuntime,
@@ -106,6 +106,11 @@ impl Executor for OrtExecutor {
 
     fn canceller(&self) -> Arc<dyn Cancel> {
         Arc::clone(&self.cancel) as Arc<dyn Cancel>
+    }
+
+    /// Other providers may keep contexts per thread.
+    fn is_thread_bound(&self) -> bool {
+        !self.unit.is_cpu_provider() || !self.unit.cpus.is_empty()
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::core::event::BatchId;
+use crate::core::event::{BatchFailure, BatchId};
 use crate::exec::DataType;
 use crate::time::MonotonicClock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,6 +64,9 @@ struct Fake {
     gate: Option<Gate>,
     loaded: Vec<VariantId>,
     cancelled: Arc<Flag>,
+    is_thread_bound: bool,
+    /// Names of the threads that ran batches.
+    ran_on: Arc<Mutex<Vec<String>>>,
 }
 
 impl Executor for Fake {
@@ -79,7 +82,7 @@ impl Executor for Fake {
         self.loaded.retain(|id| *id != variant);
     }
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
-        assert!(std::thread::current().name() == Some("lane-fake"));
+        self.ran_on.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
         if !self.loaded.contains(&batch.variant) {
             return Err(ExecError::NotLoaded(batch.variant));
         }
@@ -97,6 +100,9 @@ impl Executor for Fake {
     fn canceller(&self) -> Arc<dyn Cancel> {
         Arc::clone(&self.cancelled) as Arc<dyn Cancel>
     }
+    fn is_thread_bound(&self) -> bool {
+        self.is_thread_bound
+    }
 }
 
 struct Fixture {
@@ -104,20 +110,28 @@ struct Fixture {
     seen: Receiver<Seen>,
     began: Receiver<BatchId>,
     go: SyncSender<()>,
+    ran_on: Arc<Mutex<Vec<String>>>,
 }
 
 fn fixture(gated: bool) -> Fixture {
+    fixture_of(gated, true)
+}
+
+fn fixture_of(gated: bool, is_thread_bound: bool) -> Fixture {
     let (tell, seen) = sync_channel(100);
     let (tell_began, began) = sync_channel(100);
     let (go, wait_go) = sync_channel(100);
     let gate = gated.then_some(Gate { began: tell_began, go: wait_go });
+    let ran_on = Arc::new(Mutex::new(Vec::new()));
+    let names = Arc::clone(&ran_on);
     let make = move || {
-        let fake = Fake { gate, loaded: Vec::new(), cancelled: Arc::default() };
+        let cancelled = Arc::default();
+        let fake = Fake { gate, loaded: Vec::new(), cancelled, is_thread_bound, ran_on: names };
         Ok(Box::new(fake) as Box<dyn Executor>)
     };
     let lane =
         Lane::spawn("fake", UnitId(3), make, Arc::new(Events(tell)), MonotonicClock::shared()).unwrap();
-    Fixture { lane, seen, began, go }
+    Fixture { lane, seen, began, go, ran_on }
 }
 
 fn variant(id: u16) -> VariantFile {
@@ -166,8 +180,17 @@ fn orders_are_carried_out_in_order() {
 }
 
 #[test]
+fn batches_run_on_the_lanes_thread() {
+    let Fixture { lane, seen, ran_on, .. } = fixture_of(false, false);
+    lane.load(variant(1)).unwrap();
+    lane.run(batch(1, 1)).unwrap();
+    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [Seen::Loaded(1), done(1)]);
+    assert_eq!(*ran_on.lock().unwrap(), ["lane-fake"]);
+}
+
+#[test]
 fn one_batch_waits_and_a_second_is_refused() {
-    let Fixture { lane, seen, began, go } = fixture(true);
+    let Fixture { lane, seen, began, go, .. } = fixture(true);
     lane.load(variant(1)).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     lane.run(batch(1, 1)).unwrap();
@@ -187,7 +210,7 @@ fn one_batch_waits_and_a_second_is_refused() {
 
 #[test]
 fn the_queue_is_bounded() {
-    let Fixture { lane, seen, began, go } = fixture(true);
+    let Fixture { lane, seen, began, go, .. } = fixture(true);
     lane.load(variant(1)).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     lane.run(batch(1, 1)).unwrap();
@@ -202,7 +225,7 @@ fn the_queue_is_bounded() {
 
 #[test]
 fn a_waiting_batch_is_cancelled_in_the_queue_and_a_running_one_in_the_executor() {
-    let Fixture { lane, seen, began, go } = fixture(true);
+    let Fixture { lane, seen, began, go, .. } = fixture(true);
     lane.load(variant(1)).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     lane.run(batch(1, 1)).unwrap();
@@ -221,7 +244,7 @@ fn a_waiting_batch_is_cancelled_in_the_queue_and_a_running_one_in_the_executor()
 
 #[test]
 fn dropping_answers_everything_and_ends_the_thread() {
-    let Fixture { lane, seen, began, go } = fixture(true);
+    let Fixture { lane, seen, began, go, .. } = fixture(true);
     lane.load(variant(1)).unwrap();
     lane.run(batch(1, 1)).unwrap();
     began.recv().unwrap();
@@ -266,7 +289,7 @@ fn an_executor_that_cannot_be_made_is_no_lane() {
 
 #[test]
 fn a_probe_gives_way_between_its_runs() {
-    let Fixture { lane, seen, began, go } = fixture(true);
+    let Fixture { lane, seen, began, go, .. } = fixture(true);
     let runs = vec![vec![request(1)], vec![request(1)], vec![request(2), request(3)]];
     lane.probe(ProbeRequest { id: 5, variant: variant(1), runs, warm_ups: 1 }).unwrap();
     assert_eq!(began.recv().unwrap(), PROBE_BATCH, "the warm-up");
@@ -308,4 +331,108 @@ fn a_failing_probe_is_reported_and_a_second_one_waits_its_turn() {
     assert_eq!(seen.recv().unwrap(), Seen::Probed(1, Err("m/99: no".to_owned())));
     lane.probe(ProbeRequest { id: 2, variant: variant(1), runs: Vec::new(), warm_ups: 0 }).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Probed(2, Ok(Vec::new())));
+}
+
+/// Waits until the lane's thread sleeps, so that an order asks for somebody to be called.
+fn enqueue_for_sleeper(lane: &Lane, batch: &Batch) {
+    while lane.shared.queue().hands != Hands::Nobody {
+        std::thread::yield_now();
+    }
+    assert_eq!(lane.enqueue(batch.clone()), Ok(true));
+}
+
+#[test]
+fn a_caller_runs_a_batch_itself_while_the_thread_sleeps() {
+    let Fixture { lane, seen, ran_on, .. } = fixture_of(false, false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    for id in 1..=2 {
+        enqueue_for_sleeper(&lane, &batch(id, 1));
+        lane.run_here();
+        assert_eq!(seen.try_recv(), Ok(done(id)), "done when the call returns");
+    }
+    // The thread is none the worse.
+    lane.run(batch(3, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(3));
+    let here = std::thread::current().name().unwrap().to_owned();
+    assert_eq!(*ran_on.lock().unwrap(), [&here, &here, "lane-fake"]);
+}
+
+#[test]
+fn a_thread_bound_executor_runs_on_its_thread_alone() {
+    let Fixture { lane, seen, ran_on, .. } = fixture_of(false, true);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    enqueue_for_sleeper(&lane, &batch(1, 1));
+    lane.run_here();
+    assert_eq!(seen.recv().unwrap(), done(1));
+    assert_eq!(*ran_on.lock().unwrap(), ["lane-fake"]);
+}
+
+#[test]
+fn orders_before_the_batch_are_left_to_the_thread() {
+    let Fixture { lane, seen, ran_on, .. } = fixture_of(false, false);
+    while lane.shared.queue().hands != Hands::Nobody {
+        std::thread::yield_now();
+    }
+    assert_eq!(lane.put(Order::Load(variant(1))), Ok(true));
+    assert_eq!(lane.enqueue(batch(1, 1)), Ok(false), "somebody is called already");
+    lane.run_here();
+    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [Seen::Loaded(1), done(1)]);
+    assert_eq!(*ran_on.lock().unwrap(), ["lane-fake"]);
+}
+
+#[test]
+fn what_comes_while_a_caller_runs_waits_for_the_thread() {
+    let Fixture { lane, seen, began, go, ran_on } = fixture_of(true, false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    enqueue_for_sleeper(&lane, &batch(1, 1));
+    std::thread::scope(|scope| {
+        let caller = std::thread::Builder::new().name("caller".to_owned());
+        caller.spawn_scoped(scope, || lane.run_here()).unwrap();
+        assert_eq!(began.recv().unwrap(), BatchId(1));
+        lane.run(batch(2, 1)).unwrap();
+        lane.probe(ProbeRequest { id: 7, variant: variant(1), runs: vec![vec![request(1)]], warm_ups: 0 })
+            .unwrap();
+        // Even if it is woken for no reason.
+        lane.wake();
+        lane.cancel(BatchId(1));
+        assert_eq!(seen.recv().unwrap(), cancelled(1));
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [done(2), Seen::Probed(7, Ok(vec![1]))]);
+    });
+    assert_eq!(*ran_on.lock().unwrap(), ["caller", "lane-fake", "lane-fake"]);
+}
+
+#[test]
+fn a_lane_that_ends_waits_for_the_caller_that_runs() {
+    let Fixture { lane, seen, began, go, .. } = fixture_of(true, false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    enqueue_for_sleeper(&lane, &batch(1, 1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| lane.run_here());
+        assert_eq!(began.recv().unwrap(), BatchId(1));
+        lane.run(batch(2, 1)).unwrap();
+        lane.end();
+        assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [cancelled(1), cancelled(2)]);
+    });
+    assert_eq!(lane.run(batch(3, 1)), Err(Refused::Ending));
+    drop(go);
+}
+
+#[test]
+fn a_panic_in_a_callers_run_costs_its_batch_only() {
+    let Fixture { lane, seen, .. } = fixture_of(false, false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    enqueue_for_sleeper(&lane, &batch(13, 1));
+    lane.run_here();
+    let Seen::Completed(13, Err(BatchFailure::Provider), _) = seen.recv().unwrap() else { panic!() };
+    enqueue_for_sleeper(&lane, &batch(14, 1));
+    lane.run_here();
+    assert_eq!(seen.recv().unwrap(), done(14));
 }
