@@ -9,13 +9,16 @@ use support::{batch, cpu, floats, mlp, root, spec, variant, x8};
 use wattd::exec::ort::{ExecUnit, OrtExecutor, OrtSettings};
 use wattd::exec::{DataType, Executor};
 
+/// Where `scripts/setup --openvino` puts it. A folder without the library is a failure, not a reason to skip.
 fn plugin() -> Option<PathBuf> {
-    let path = root().join(".wattd/openvino/libonnxruntime_providers_openvino_plugin.so");
-    if !path.exists() {
-        eprintln!("NOT RUN: no {}; `scripts/setup` fetches it on x86-64 when asked to", path.display());
+    let folder = root().join(".wattd/openvino");
+    if !folder.exists() {
+        eprintln!("NOT RUN: no {}; `scripts/setup --openvino` fetches it on x86-64", folder.display());
         return None;
     }
-    Some(path)
+    let library = folder.join("onnxruntime_ep_openvino/libonnxruntime_providers_openvino_plugin.so");
+    assert!(library.exists(), "no {}", library.display());
+    Some(library)
 }
 
 /// An executor on the plug-in's CPU device, if there is one: OpenVINO runs on Intel processors only. Says so
