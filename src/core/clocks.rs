@@ -5,6 +5,7 @@ use crate::core::event::{Applied, ApplyReport, ClockBounds, ClockState, DomainBo
 use crate::core::snapshot::Snapshot;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Refusals in a row after which a domain is left alone for a while.
@@ -29,7 +30,7 @@ const RELEASE: Nanos = Nanos::from_secs(1);
 /// The same for memory, whose governor may hold it high though nothing runs.
 const MEMORY_RELEASE: Nanos = Nanos::from_secs(10);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct DomainClock {
     asked: Option<ClockBounds>,
     asked_at: Timestamp,
@@ -57,7 +58,7 @@ struct DomainClock {
 }
 
 /// The clock domains.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Clocks {
     domains: Vec<DomainClock>,
     pending: DomainBounds,

@@ -129,7 +129,7 @@ impl EnergyAllowance {
 
 /// A token bucket of energy: fills with a power, is drained by work, and may go into debt when work
 /// costs more than was reserved. `rate` `None` means unlimited.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     rate_uw: Option<f64>,
     capacity_uj: f64,
@@ -212,7 +212,7 @@ impl Bucket {
 }
 
 /// The device's and the classes' buckets: reserve at dispatch, settle at completion.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ledger {
     device: Bucket,
     classes: Vec<Bucket>,

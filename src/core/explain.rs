@@ -122,7 +122,7 @@ pub enum Exclusion {
 }
 
 /// The request that is watched, and what was seen of it since this was asked for last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Watch {
     request: RequestId,
     sights: Vec<Sight>,

@@ -18,10 +18,11 @@ use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Microjoules, Nanos};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A rescue to come, or under way.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) at: Timestamp,
     pub(super) rescue: Rescue,
@@ -30,7 +31,7 @@ pub(super) struct Planned {
 }
 
 /// What is left of a run's program.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Hedges {
     boost: Option<(Timestamp, OperatingPoint)>,
     pub(super) rescue: Option<Planned>,

@@ -13,6 +13,7 @@ use crate::core::queue::Waiting;
 use crate::core::residency::Residence;
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// Failures of a variant in a row after which it is taken off the lane.
@@ -28,7 +29,7 @@ const STEADY: f64 = 0.9;
 const PROBE_SLICE: Nanos = Nanos::from_millis(20);
 
 /// A request in a running batch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Member {
     pub(super) waiting: Waiting,
     pub(super) reserved: Microjoules,
@@ -52,7 +53,7 @@ impl Member {
 }
 
 /// A batch on its lane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Running {
     pub(super) dispatch: Dispatch,
     members: SmallVec<[Member; 8]>,
@@ -131,7 +132,7 @@ impl Running {
 }
 
 /// A lane as the core sees it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Lane {
     pub(super) running: Option<Running>,
     /// When the load began that occupies the lane.

@@ -40,6 +40,7 @@ use lanes::{Lane, Member, Running};
 use plan::{Awaits, Choice, CostTable, Explanation, Risk, View};
 use queue::{Queue, Waiting};
 use residency::{Limits, Order, Pair, Residence, Residency};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use snapshot::Snapshot;
 use std::collections::VecDeque;
@@ -55,7 +56,7 @@ pub use status::{BudgetStatus, CoreStatus};
 const HORIZON: usize = 64;
 
 /// Which cap the device's power is held back by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum DeviceCap {
     None,
     Power,
@@ -63,8 +64,8 @@ enum DeviceCap {
     Energy,
 }
 
-/// The state machine.
-#[derive(Debug)]
+/// The state machine. As serialised it lacks the request that is watched, which changes no decision.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Core {
     catalog: Catalog,
     budgets: Budgets,
@@ -96,6 +97,7 @@ pub struct Core {
     effects: VecDeque<Effect>,
     next_batch: u64,
     draining: bool,
+    #[serde(skip)]
     watch: Option<Box<explain::Watch>>,
 }
 

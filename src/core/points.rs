@@ -39,7 +39,7 @@ pub fn domains_of(board: &Board, unit: UnitId) -> [Option<DomainId>; 2] {
 }
 
 /// All operating points of a unit, by index: clocks ascending, and for each of them the memory clocks ascending.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Points {
     /// At least one: a zero where there is no clock.
     clocks: Box<[Kilohertz]>,

@@ -4,10 +4,11 @@ use crate::core::catalog::{Catalog, VariantId};
 use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Nanos, Ppm};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A request in the queue with its class's defaults filled in.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The request.
     pub request: Request,
@@ -68,7 +69,7 @@ type Key = (u32, Timestamp, RequestId);
 
 /// The queue. Iteration is in order of urgency. Its tables keep their room: a queue that was as long before takes
 /// requests in without allocating.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Queue {
     /// Most urgent first, with their place in `slots`.
     order: Vec<(Key, usize)>,

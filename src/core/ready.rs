@@ -13,6 +13,7 @@ use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A stream has ended when it was silent for so many of its mean gaps, within these bounds.
@@ -24,7 +25,7 @@ const LONGEST: Nanos = Nanos::from_secs(60);
 const EARLY: u64 = 3;
 
 /// What a model's requests want to find.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Ready {
     unit: UnitId,
     point: OperatingPoint,

@@ -8,13 +8,14 @@
 use crate::core::catalog::{Catalog, ModelId, UnitId, VariantId};
 use crate::time::Timestamp;
 use crate::units::{Bytes, Nanos};
+use serde::{Deserialize, Serialize};
 
 /// Tries before a variant is left alone until its profile or manifest changes.
 const MAX_TRIES: u32 = 3;
 const BACKOFF: Nanos = Nanos::from_secs(5);
 
 /// Where a variant stands on a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Residence {
     /// Not in memory.
     #[default]
@@ -47,7 +48,7 @@ const KEEP: Nanos = Nanos::from_secs(10);
 pub type Pair = (VariantId, UnitId);
 
 /// What bounds residence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory that all loaded variants may hold together.
     pub cap: Bytes,
@@ -56,7 +57,7 @@ pub struct Limits {
 }
 
 /// An order to a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Bring it in.
     Load(VariantId, UnitId),
@@ -65,7 +66,7 @@ pub enum Order {
 }
 
 /// The table of residences and wishes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Residency {
     table: Vec<Vec<Residence>>,
     /// Failures since the last run that succeeded.
@@ -81,7 +82,7 @@ pub struct Residency {
 
 /// Everything wanted is there and nothing else: what [`Residency::orders`] found under these limits. It stays
 /// so until this time, unless something changes before.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Settled {
     limits: Limits,
     until: Timestamp,

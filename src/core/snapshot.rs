@@ -10,6 +10,7 @@ use crate::core::catalog::{Board, ThermalModel};
 use crate::core::event::{BatteryState, ClockState, MemoryState, Pressure, Reading, Readings, SensorFault};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Microwatts, MilliCelsius, Nanos};
+use serde::{Deserialize, Serialize};
 
 /// A step between two samples beyond which a temperature needs a second opinion.
 const JUMP: i32 = 15_000;
@@ -20,7 +21,7 @@ const STUCK_MOVEMENT_K: f64 = 4.0;
 const COLDEST_C: f64 = -40.0;
 
 /// A value with the moment it was read, and the fault since then, if any.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Aged<T> {
     /// The last good value.
     pub value: Option<T>,
@@ -51,7 +52,7 @@ impl<T: Copy> Aged<T> {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct ZoneWatch {
     pending_jump: Option<MilliCelsius>,
     /// Where it stood before it leapt up; it may fall back to there at once.
@@ -60,7 +61,7 @@ struct ZoneWatch {
 }
 
 /// Everything the sensors said last.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Temperatures by zone.
     pub zones: Vec<Aged<MilliCelsius>>,

@@ -7,6 +7,7 @@ use crate::core::estimate::Estimates;
 use crate::core::residency::Residence;
 use crate::core::snapshot::Snapshot;
 use crate::core::thermal::Regime;
+use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
 use crate::units::{Bytes, Microjoules, Microwatts};
 
@@ -109,6 +110,12 @@ impl Core {
     #[must_use]
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
+    }
+
+    /// Parts of the planner that are turned off.
+    #[must_use]
+    pub const fn tuning(&self) -> Tuning {
+        self.tuning
     }
 
     /// The last readings.

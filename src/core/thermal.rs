@@ -85,7 +85,7 @@ pub struct Transition {
 }
 
 /// The zone nearest to its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Hottest {
     zone: ZoneId,
     temperature: MilliCelsius,
@@ -109,7 +109,7 @@ enum Heat {
 }
 
 /// The regime, and the smoothed power that the allowance is computed from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Thermal {
     regime: Regime,
     model: ThermalModel,

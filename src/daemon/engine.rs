@@ -195,6 +195,7 @@ impl Engine {
             let now = self.clock.now();
             state.observer.event(now, &event);
             if let Some(recorder) = &mut state.recorder {
+                recorder.roll_if_full(now, &state.core);
                 recorder.event(now, &event);
             }
             state.core.handle(now, event);

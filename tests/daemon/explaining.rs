@@ -1,6 +1,6 @@
 //! What was decided about a request is explained, while the daemon runs and afterwards.
 
-use crate::harness::{Daemon, Setup, inputs, nothing_but, said, wattctl};
+use crate::harness::{Daemon, Setup, eventually, inputs, nothing_but, said, wattctl};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -157,17 +157,25 @@ fn without_a_journal_it_says_how_to_keep_one() {
 }
 
 #[test]
-fn a_journal_that_is_full_is_said_to_have_ended() {
+fn a_journal_that_is_full_goes_on_in_a_new_file() {
     let mut setup = setup();
     setup.set("journal.limit_mb", 1).set("board.sample_period_ms", 10);
     let daemon = setup.start();
     let fashion = inputs("config/models", "fashion");
     daemon.infer(fashion.ask(0, 1));
-    daemon.logs(&["journal", "size limit reached"]);
-    let output = daemon.ctl(&["explain", "last", "--json"]);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && text.contains("journal") && text.contains("limit_mb"), "{text}");
-    let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(explained["request"]["id"], 1);
+    let journal = setup.path("journal/events.jsonl");
+    let before = setup.path("journal/events.jsonl.1");
+    eventually("a second file", || before.exists().then_some(()));
+    daemon.infer(fashion.ask(1, 1));
+    for id in ["1", "2"] {
+        let output = daemon.ctl(&["explain", id, "--json"]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", said(&output));
+        let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(explained["request"]["id"].to_string(), id);
+    }
+    for file in [&before, &journal] {
+        let output = daemon.ctl(&["replay", &file.display().to_string()]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
     daemon.stop();
 }

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use wattd::ctl::ask;
 use wattd::ctl::explain::{self, ExplainError, Place, Which};
-use wattd::journal::JournalError;
+use wattd::journal::{self, JournalError};
 
 /// Explains a request by a journal, that of the running daemon unless another is named.
 pub(crate) async fn explain(args: &ExplainArgs) -> Result<(), Failure> {
@@ -34,8 +34,7 @@ async fn live(socket: &Path) -> Result<PathBuf, Failure> {
     };
     if !place.recording {
         eprintln!(
-            "wattctl: {}: recording has ended (the file is as long as [journal] limit_mb allows, or the disk failed): \
-             later requests are not in it",
+            "wattctl: {}: recording has ended, since the disk failed or could not keep up: later requests are not in it",
             path.display()
         );
     } else if !place.complete {
@@ -56,10 +55,8 @@ fn with_advice(error: ExplainError, journal: &Path, which: Which) -> Failure {
             ))
         }
         ExplainError::Unknown { .. } if matches!(which, Which::Id(_)) => {
-            let mut before = journal.as_os_str().to_owned();
-            before.push(".1");
-            let before = PathBuf::from(before);
-            if before.exists() {
+            let before = journal::previous(journal);
+            if before.exists() && !journal::resumes(journal).unwrap_or(false) {
                 let hint =
                     format!("the daemon's run before is in {}: name it with --journal", before.display());
                 Failure::Input(anyhow!("{error} ({hint})"))

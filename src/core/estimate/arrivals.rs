@@ -3,6 +3,7 @@
 use crate::core::catalog::ModelId;
 use crate::time::Timestamp;
 use crate::units::Nanos;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// The mean gap and its deviation follow with a gain of one in so many.
@@ -12,7 +13,7 @@ const MEMORY: u64 = 8;
 const BEAT: u64 = 4;
 
 /// Of one model.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rhythm {
     /// The last request.
     pub last: Timestamp,
@@ -39,7 +40,7 @@ impl Rhythm {
 }
 
 /// Of all models.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Arrivals(Vec<Rhythm>);
 
 impl Arrivals {

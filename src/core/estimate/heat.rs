@@ -10,6 +10,7 @@
 use super::meter::Meter;
 use crate::core::catalog::ThermalModel;
 use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// First guess of the air's temperature, degrees Celsius, its deviation, and its bounds.
 const AIR_C: f64 = 25.0;
@@ -33,7 +34,7 @@ const LEAST_RISE_K: f64 = 5.0;
 const PAUSE_S: f64 = 60.0;
 
 /// The filter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Heat {
     model: ThermalModel,
     /// J/K.

@@ -30,6 +30,7 @@ use heat::Heat;
 pub use meter::Meter;
 use power::{Power, Scale};
 pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
+use serde::{Deserialize, Serialize};
 pub(super) use settling::ClockChange;
 use settling::Settling;
 use slowdown::{Filter, LN_MAX, Point};
@@ -65,7 +66,7 @@ const LONGEST_EXCESS: f64 = 0.1;
 const POWER_MEMORY: Nanos = Nanos::from_secs(10);
 
 /// What was learned of a variant on a unit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pair {
     ln_bias: f64,
     variance: f64,
@@ -131,14 +132,14 @@ fn first_of_processor(board: &Board, unit: usize) -> usize {
 }
 
 /// When a run last put a slowdown to the test, and how often it was forgotten since one was not slow.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Doubt {
     tested_at: Timestamp,
     count: u32,
 }
 
 /// The estimators.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Estimates {
     tuning: Tuning,
     /// By unit.

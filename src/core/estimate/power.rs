@@ -23,6 +23,7 @@ use crate::core::plan::memory_watts;
 use crate::core::points::{OperatingPoint, Points};
 use crate::time::Timestamp;
 use crate::units::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// Of what was known, so much is left after an observation.
 const FORGETTING: f64 = 0.995;
@@ -69,7 +70,7 @@ const WATTS_MAX: f64 = 1e5;
 const CELSIUS_RANGE: (f64, f64) = (-60.0, 200.0);
 
 /// A variant's power beside others' on the same unit.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Scale {
     pub(super) value: f64,
     /// Relative variance.
@@ -86,7 +87,7 @@ impl Scale {
 }
 
 /// What a unit did within an interval.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Exposure {
     /// Time busy, s.
     busy_s: f64,
@@ -100,7 +101,7 @@ struct Exposure {
     mixed: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Active {
     since: Timestamp,
     scale: f64,
@@ -108,7 +109,7 @@ struct Active {
 }
 
 /// One unit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct UnitPower {
     /// The unit's own clock in GHz, by operating point.
     clocks: Box<[f64]>,
@@ -133,7 +134,7 @@ struct UnitPower {
 }
 
 /// The board.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Power {
     units: Vec<UnitPower>,
     idle: [f64; 2],

@@ -5,6 +5,7 @@
 //! processor, so several are kept with their odds, `p_k <- p_k P(w_k)`, what is seen counting for a hundred runs or so
 //! (a discrete Bayes filter; Särkkä, *Bayesian Filtering and Smoothing*, 2013, section 4.2).
 
+use serde::{Deserialize, Serialize};
 /// Times what the board file says that are held possible; less is never reckoned with.
 const FACTORS: [f64; 8] = [1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 25.0];
 /// Before anything is seen each next one is so much less likely, in logarithms of odds.
@@ -20,7 +21,7 @@ const BEFORE: f64 = 0.09;
 const AGEING: f64 = 0.02;
 
 /// A clock change that a run may have begun before.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(in crate::core) struct ClockChange {
     /// When it was asked for, s after the start of the run.
     pub(in crate::core) asked_s: f64,
@@ -44,7 +45,7 @@ impl ClockChange {
 }
 
 /// How long one domain's clock takes to change.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settling {
     /// Logarithms of the odds of each factor, the best at zero.
     ln_odds: [f64; FACTORS.len()],

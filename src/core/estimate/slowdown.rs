@@ -14,6 +14,7 @@
 //! alarm inflates the covariance, so that the next gain is nearly one. Afterwards the opposite sum starts half-way
 //! (Lucas and Crosier, Technometrics 24, 1982): what was no step after all is taken back at once.
 
+use serde::{Deserialize, Serialize};
 /// Memory of the process noise, as in ALERT.
 const ALPHA: f64 = 0.3;
 /// Process noise per run, least and most.
@@ -38,7 +39,7 @@ pub(super) const LN_MAX: f64 = 10.0;
 const LN_MIN: f64 = -0.7;
 
 /// Where a run stands on its roofline.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Point {
     /// The compute roof's share of `t^p`, in [0, 1].
     pub(super) share: f64,
@@ -47,7 +48,7 @@ pub(super) struct Point {
 }
 
 /// What a run taught.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Update {
     /// Logarithm of actual over expected.
     pub(super) innovation: f64,
@@ -60,7 +61,7 @@ pub(super) struct Update {
 }
 
 /// The filter of one processor.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Filter {
     /// Logarithms of the compute and the memory factor.
     state: [f64; 2],

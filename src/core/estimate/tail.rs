@@ -15,6 +15,7 @@
 //!
 //! Expectations are over all runs, whatever the odds of the next.
 
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 
 /// Residuals kept.
@@ -50,7 +51,7 @@ const ASKED: usize = 4;
 const ODDS: f64 = 100.0;
 
 /// How late runs on one unit are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Tail {
     /// Residuals, ascending.
     sorted: Vec<f64>,
@@ -73,7 +74,7 @@ pub(super) struct Tail {
 }
 
 /// Mean and standard deviation in place of the residuals: for comparison.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Gaussian {
     mean: f64,
     deviation: f64,

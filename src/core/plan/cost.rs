@@ -3,9 +3,10 @@
 use crate::core::catalog::{Board, Catalog, Profile, Roofline, UnitId, VariantId};
 use crate::core::points::{OperatingPoint, Points};
 use crate::units::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// Latency of a variant on a unit at each of the unit's operating points.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Cost {
     /// Seconds for one item, overhead excluded, by operating point.
     item_s: Box<[f64]>,
@@ -53,7 +54,7 @@ impl Cost {
 
 /// All costs, tabulated so that pricing a configuration is a few multiplications: the p-norm is
 /// homogeneous, so a batch scales the tabulated item latency.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CostTable {
     points: Vec<Points>,
     costs: Vec<Vec<Option<Cost>>>,

@@ -9,13 +9,14 @@
 //! - the expected time in a stretch of the course from work `u` to `v`: `L (E[(R-u)+] - E[(R-v)+])`, and its
 //!   energy that times the stretch's power. (PACE, Lorch and Smith, SIGMETRICS'01, from the same odds.)
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// Stretches that are kept apart; beyond that the last one is overwritten.
 const MOST: usize = 8;
 
 /// A stretch at one clock.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Stretch {
     /// When it begins, seconds from the start of the run.
     from_s: f64,
@@ -26,7 +27,7 @@ struct Stretch {
 }
 
 /// The course of a run from its start.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Course(SmallVec<[Stretch; 4]>);
 
 impl Course {

@@ -5,6 +5,7 @@
 //! `1/target` is missed, and after a miss the next plans are careful. So do the odds to be rescued: if more
 //! runs are rescued than was planned for, the odds are worse than they seem.
 
+use serde::{Deserialize, Serialize};
 /// Share of misses aimed at.
 pub(super) const MISSES: f64 = 1e-3;
 /// Gain of the share of misses.
@@ -19,7 +20,7 @@ const PLAIN_ODDS: f64 = 0.02;
 const TRUST_RANGE: (f64, f64) = (0.1, 1.0);
 
 /// Levels of one unit.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Risk {
     /// Odds to miss that a plan may have.
     pub miss: f64,

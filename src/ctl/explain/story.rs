@@ -148,7 +148,7 @@ impl Seen {
 
 /// Replays all of a journal to see what requests it has.
 pub(super) fn survey(path: &Path) -> Result<Seen, ExplainError> {
-    let (mut replay, mut seen) = (Replay::open(path)?, Seen::default());
+    let (mut replay, mut seen) = (Replay::open_with_previous(path)?, Seen::default());
     while let Some((at, event)) = replay.event()? {
         seen.event(&event);
         replay.handle(at, event, |effect| seen.effect(effect));
@@ -158,7 +158,7 @@ pub(super) fn survey(path: &Path) -> Result<Seen, ExplainError> {
 
 /// Replays a journal until it has nothing more to tell of a request.
 pub(super) fn follow(path: &Path, id: RequestId) -> Result<Story, ExplainError> {
-    let mut replay = Replay::open(path)?;
+    let mut replay = Replay::open_with_previous(path)?;
     replay.watch(id);
     let (mut seen, mut running) = (Seen::default(), BTreeMap::new());
     let mut story: Option<Story> = None;
