@@ -2,7 +2,7 @@
 //! run that ends and is learned from, or a sweep of the sensors.
 //!
 //! What is left out: events and effects that carry lists of their own (the readings of a sweep are made by whoever
-//! sweeps; batches of more than eight requests keep theirs on the heap), loading and unloading, and the first thousands
+//! sweeps; batches of more than eight requests keep theirs on the heap), loading and unloading, and the first hundreds
 //! of requests, in which queues and tables grow to the size that they keep.
 
 #[allow(dead_code, reason = "what measures it needs less than all")]
@@ -19,7 +19,7 @@ use wattd::time::Timestamp;
 use wattd::units::{Kilohertz, Microwatts, MilliCelsius, Nanos};
 
 /// Batches dispatched before anything is counted, and steps that are looked at then.
-const WARM_UP: u64 = 3_000;
+const WARM_UP: u64 = 400;
 const STEPS: usize = 400;
 
 fn assert_none(counted: &AllocationInfo, what: &str) {

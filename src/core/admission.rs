@@ -107,6 +107,8 @@ impl Core {
         let units = self.catalog.board.units.len();
         let mut fastest: SmallVec<[Nanos; 4]> = SmallVec::from_elem(Nanos::MAX, units);
         let mut usual = fastest.clone();
+        let present: SmallVec<[usize; 4]> =
+            (0..units).map(|unit| self.present_point(UnitId::at(unit))).collect();
         let (mut runnable, mut accurate, mut affordable) = (false, false, request.variant.is_none());
         for &variant in &model.variants {
             if request.variant.is_some_and(|only| only != variant) {
@@ -114,18 +116,16 @@ impl Core {
             }
             for (unit, best) in fastest.iter_mut().enumerate() {
                 let id = UnitId::at(unit);
-                let last = self.costs.points(id).top();
-                let Some(profiled) = self.costs.latency(variant, id, last, request.items) else { continue };
+                let Some(rise) = self.rise(variant, id, request.items) else { continue };
                 runnable = true;
                 if self.catalog.variants[variant.index()].accuracy < waiting.floor {
                     continue;
                 }
                 accurate = true;
                 affordable |= self.affordable(waiting, variant, id);
-                let run = Nanos::from_f64(profiled.as_f64() * self.estimates.slowdown(variant, id));
-                let raised = self.seconds_from(variant, id, request.items, self.present_point(id));
+                let run = rise.fastest();
                 let mean = self.estimates.mean_excess(id, 0.0);
-                let raised = raised.map_or(run, |seconds| Nanos::from_secs_f64(seconds * mean));
+                let raised = Nanos::from_secs_f64(rise.seconds_from(present[unit]) * mean);
                 let guess = self.estimates.is_guess(&self.catalog, variant, id);
                 let part = if guess { GUESS_FACTOR } else { 1 };
                 let run = Nanos(run.0 / part);

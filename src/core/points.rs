@@ -45,6 +45,8 @@ pub struct Points {
     clocks: Box<[Kilohertz]>,
     /// At least one: a zero where there is no memory clock.
     memories: Box<[Kilohertz]>,
+    /// Positions of the two clocks, by index: asked for too often to divide each time.
+    parts: Box<[[usize; 2]]>,
 }
 
 impl Points {
@@ -56,14 +58,19 @@ impl Points {
             Box::from(if opps.is_empty() { &[Kilohertz::ZERO][..] } else { opps })
         };
         let [clocks, memories] = domains_of(board, unit).map(opps);
-        Self { clocks, memories }
+        Self::with(clocks, memories)
+    }
+
+    fn with(clocks: Box<[Kilohertz]>, memories: Box<[Kilohertz]>) -> Self {
+        let of_clock = |clock: usize| (0..memories.len()).map(move |memory| [clock, memory]);
+        Self { parts: (0..clocks.len()).flat_map(of_clock).collect(), clocks, memories }
     }
 
     /// How many; at least one.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.clocks.len() * self.memories.len()
+        self.parts.len()
     }
 
     /// Index of the highest clock with the highest memory clock.
@@ -93,7 +100,7 @@ impl Points {
     /// Positions of the point's two clocks.
     #[must_use]
     pub fn parts(&self, index: usize) -> [usize; 2] {
-        [index / self.memories.len(), index % self.memories.len()]
+        self.parts[index]
     }
 
     /// Index of the point with the clocks at these positions.
@@ -129,7 +136,7 @@ mod tests {
 
     fn points(clocks: &[u32], memories: &[u32]) -> Points {
         let khz = |clocks: &[u32]| clocks.iter().map(|&clock| Kilohertz(clock)).collect();
-        Points { clocks: khz(clocks), memories: khz(memories) }
+        Points::with(khz(clocks), khz(memories))
     }
 
     #[test]

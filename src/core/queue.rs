@@ -149,6 +149,8 @@ impl Queue {
         self.take(id);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
+            // Room for all of them, for they may all become free.
+            self.free.reserve(self.slots.len());
             self.slots.len() - 1
         });
         self.slots[slot] = Some(waiting);

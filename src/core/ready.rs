@@ -7,8 +7,9 @@
 use super::Core;
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::energy::Objective;
-use crate::core::plan::SHORT;
-use crate::core::points::{OperatingPoint, domains_of};
+use crate::core::estimate::Outlook;
+use crate::core::plan::{Cost, SHORT};
+use crate::core::points::{OperatingPoint, Points, domains_of};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
@@ -32,6 +33,44 @@ pub(super) struct Ready {
     /// From when on, if that is to come.
     from: Option<Timestamp>,
     until: Timestamp,
+}
+
+/// Runs of a variant on a unit that begin while its clocks rise to the highest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rise<'a> {
+    cost: &'a Cost,
+    outlook: Outlook<'a>,
+    points: &'a Points,
+    /// How long each of the two clocks takes to change, s.
+    settle_s: [f64; 2],
+    items: u32,
+    /// Expected seconds at the highest clocks.
+    fast_s: f64,
+}
+
+impl Rise<'_> {
+    /// Expected seconds at an operating point.
+    fn seconds(&self, point: usize) -> f64 {
+        self.cost.latency(point, self.items).as_secs_f64() * self.outlook.slowdown(point)
+    }
+
+    /// Expected latency if they are in force from the start.
+    pub(super) fn fastest(&self) -> Nanos {
+        let top = self.points.top();
+        Nanos::from_f64(self.cost.latency(top, self.items).as_f64() * self.outlook.slowdown(top))
+    }
+
+    /// Expected seconds from an operating point.
+    pub(super) fn seconds_from(&self, from: usize) -> f64 {
+        let (low, high) = (self.points.parts(from), self.points.parts(self.points.top()));
+        let settle_s = |clock: usize| if low[clock] == high[clock] { 0.0 } else { self.settle_s[clock] };
+        let settle_s = settle_s(0).max(settle_s(1));
+        if settle_s <= 0.0 {
+            return self.fast_s;
+        }
+        let slow_s = self.seconds(from);
+        if slow_s <= settle_s { slow_s } else { settle_s + (1.0 - settle_s / slow_s) * self.fast_s }
+    }
 }
 
 impl Core {
@@ -59,24 +98,18 @@ impl Core {
                 if !waiting.accepts(&self.catalog, variant) {
                     continue;
                 }
-                let Some(lowest_s) = self.seconds_from(variant, unit, request.items, 0) else { continue };
+                let Some(rise) = self.rise(variant, unit, request.items) else { continue };
                 let unlucky = self.estimates.quantile(variant, unit, 1.0 - self.risks[unit.index()].miss);
-                if lowest_s * unlucky.max(1.0) <= time_s
-                    || self.estimates.is_guess(&self.catalog, variant, unit)
-                {
+                let in_time = |luck: f64| move |&from: &usize| rise.seconds_from(from) * luck <= time_s;
+                if in_time(unlucky.max(1.0))(&0) || self.estimates.is_guess(&self.catalog, variant, unit) {
                     return None;
                 }
-                let in_time = |luck: f64| {
-                    move |&from: &usize| {
-                        let seconds = self.seconds_from(variant, unit, request.items, from);
-                        seconds.is_some_and(|seconds| seconds * luck <= time_s)
-                    }
-                };
                 // Slow memory first: it rests low for less.
-                let all = [0, memories - 1]
-                    .into_iter()
-                    .flat_map(|memory| (0..clocks).map(move |clock| points.index([clock, memory])));
-                let from = all.clone().find(in_time(unlucky.max(1.0)));
+                let mut rows = (0..memories).step_by(memories.saturating_sub(1).max(1));
+                let from = rows.find_map(|memory| {
+                    let downwards = (0..clocks).rev().map(|clock| points.index([clock, memory]));
+                    downwards.take_while(in_time(unlucky.max(1.0))).last()
+                });
                 let Some(from) = from.or_else(|| Some(points.top()).filter(in_time(1.0))) else { continue };
                 let watts = self.estimates.busy_watts_at_point(variant, unit, from);
                 if best.is_none_or(|(least, ..)| watts < least) {
@@ -87,26 +120,15 @@ impl Core {
         best.map(|(_, unit, from)| (unit, self.costs.points(unit).at(from)))
     }
 
-    /// Expected seconds of a run at the highest clocks that are asked for as it begins, from others.
-    pub(super) fn seconds_from(
-        &self,
-        variant: VariantId,
-        unit: UnitId,
-        items: u32,
-        from: usize,
-    ) -> Option<f64> {
-        let points = self.costs.points(unit);
-        let seconds = |point: usize| {
-            let profiled = self.costs.latency(variant, unit, point, items)?;
-            Some(profiled.as_secs_f64() * self.estimates.slowdown_at_point(variant, unit, point))
-        };
-        let (parts, top, fast_s) = (points.parts(from), points.parts(points.top()), seconds(points.top())?);
-        let domains = domains_of(&self.catalog.board, unit).into_iter().zip(parts).zip(top);
-        let changes = domains.filter(|((_, from), to)| from != to).filter_map(|((domain, _), _)| domain);
-        let settles = changes.map(|domain| self.clocks.settle(domain));
-        let Some(settle_s) = settles.max().map(Nanos::as_secs_f64) else { return Some(fast_s) };
-        let slow_s = seconds(from)?;
-        Some(if slow_s <= settle_s { slow_s } else { settle_s + (1.0 - settle_s / slow_s) * fast_s })
+    /// Runs at the highest clocks, which are asked for as they begin; `None` where the variant may not run.
+    pub(super) fn rise(&self, variant: VariantId, unit: UnitId, items: u32) -> Option<Rise<'_>> {
+        let settle = |domain: Option<DomainId>| domain.map_or(0.0, |it| self.clocks.settle(it).as_secs_f64());
+        let settle_s = domains_of(&self.catalog.board, unit).map(settle);
+        let (outlook, points) = (self.estimates.outlook(variant, unit), self.costs.points(unit));
+        let cost = self.costs.of(variant, unit)?;
+        let mut rise = Rise { cost, outlook, points, settle_s, items, fast_s: 0.0 };
+        rise.fast_s = rise.seconds(points.top());
+        Some(rise)
     }
 
     /// By domain, the clock below which it must not rest now.

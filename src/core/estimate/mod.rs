@@ -28,12 +28,12 @@ use arrivals::Arrivals;
 pub use arrivals::Rhythm;
 use heat::Heat;
 pub use meter::Meter;
-use power::{Power, Scale};
+use power::{Power, Scale, UnitPower};
 pub use saved::{Learned, LearnedPair, LearnedUnit, Report};
 use serde::{Deserialize, Serialize};
 pub(super) use settling::ClockChange;
 use settling::Settling;
-use slowdown::{Filter, LN_MAX, Point};
+use slowdown::{Factors, Filter, LN_MAX, Point};
 use std::cell::Cell;
 use tail::Tail;
 
@@ -80,8 +80,9 @@ struct Pair {
     scale: Scale,
     /// Where it stands on its roofline, by operating point.
     points: Box<[Point]>,
-    /// Slowdowns by operating point, as of a version of the unit's filter: the planner asks often, and what it asks
-    /// for changes once a run.
+    /// The factors of the unit's filter, as of one of its versions, and the slowdowns that follow by operating point; zero
+    /// where none was asked for since. The planner asks often, of few points, and what it asks for changes once a run.
+    factors: Cell<Factors>,
     slowdowns: Box<[Cell<f64>]>,
     slowdowns_of: Cell<u64>,
 }
@@ -108,7 +109,8 @@ impl Pair {
                 Scale::new(profile.power_scale, profile.power_source == Provenance::Measured)
             }),
             points: (0..points.len()).map(point).collect(),
-            slowdowns: vec![Cell::new(1.0); points.len()].into(),
+            factors: Cell::default(),
+            slowdowns: vec![Cell::new(0.0); points.len()].into(),
             slowdowns_of: Cell::new(0),
         }
     }
@@ -136,6 +138,43 @@ fn first_of_processor(board: &Board, unit: usize) -> usize {
 struct Doubt {
     tested_at: Timestamp,
     count: u32,
+}
+
+/// What is expected of runs of one variant on one unit. Its figures stay as they are until something is learned.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct Outlook<'a> {
+    pair: &'a Pair,
+    tail: &'a Tail,
+    power: &'a UnitPower,
+}
+
+impl Outlook<'_> {
+    /// Actual over profiled latency at an operating point.
+    #[inline]
+    pub(super) fn slowdown(&self, point: usize) -> f64 {
+        let known = self.pair.slowdowns[point].get();
+        if known > 0.0 { known } else { self.find_slowdown(point) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_slowdown(&self, point: usize) -> f64 {
+        let (ln, _) = self.pair.factors.get().ln_mean(self.pair.points[point].share);
+        let slowdown = (ln + self.pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp();
+        self.pair.slowdowns[point].set(slowdown);
+        slowdown
+    }
+
+    /// Power above idle at an operating point, the memory's for its clock included, W.
+    #[inline]
+    pub(super) fn busy_watts(&self, point: usize) -> f64 {
+        self.pair.scale.value * self.power.watts(point) + self.power.memory_w(point)
+    }
+
+    /// See [`Estimates::mean_excess`].
+    pub(super) fn mean_excess(&self, ratio: f64) -> f64 {
+        self.tail.mean_excess(ratio)
+    }
 }
 
 /// The estimators.
@@ -227,19 +266,18 @@ impl Estimates {
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn slowdown_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
-        self.slowdowns(variant, unit)[point].get()
+        self.outlook(variant, unit).slowdown(point)
     }
 
-    /// The same at all of the unit's operating points. They stay as they are until something is learned.
-    pub(super) fn slowdowns(&self, variant: VariantId, unit: UnitId) -> &[Cell<f64>] {
+    /// What is expected of runs of a variant on a unit, for whoever asks for a lot of it.
+    pub(super) fn outlook(&self, variant: VariantId, unit: UnitId) -> Outlook<'_> {
         let (pair, filter) = (self.pair(variant, unit), self.filter(unit));
         if pair.slowdowns_of.replace(self.versions[filter]) != self.versions[filter] {
-            for (slowdown, &point) in pair.slowdowns.iter().zip(&pair.points) {
-                let (ln, _) = self.filters[filter].ln_factor(point);
-                slowdown.set((ln + pair.ln_bias).clamp(-LN_MAX, LN_MAX).exp());
-            }
+            // All points of a pair have the same corner.
+            pair.factors.set(self.filters[filter].factors(pair.points[0].p));
+            pair.slowdowns.iter().for_each(|slowdown| slowdown.set(0.0));
         }
-        &pair.slowdowns
+        Outlook { pair, tail: &self.tails[unit.index()], power: self.power.unit(unit.index()) }
     }
 
     /// P(actual over expected latency > `ratio`): falls with the ratio, is one at zero and never zero.
@@ -409,8 +447,7 @@ impl Estimates {
     /// The same by the index of the unit's operating point.
     #[must_use]
     pub fn busy_watts_at_point(&self, variant: VariantId, unit: UnitId, point: usize) -> f64 {
-        let scale = self.pair(variant, unit).scale.value;
-        scale * self.power.unit_w(unit.index(), point) + self.power.memory_w(unit.index(), point)
+        self.outlook(variant, unit).busy_watts(point)
     }
 
     /// A run begins.
@@ -450,7 +487,7 @@ impl Estimates {
     /// What of the power above idle at a point is the memory's, in watts.
     #[must_use]
     pub fn memory_watts(&self, unit: UnitId, point: OperatingPoint) -> f64 {
-        self.power.memory_w(unit.index(), self.point_of(unit, point))
+        self.power.unit(unit.index()).memory_w(self.point_of(unit, point))
     }
 
     /// Ends an interval between two sweeps of the sensors: the mean power above idle that the units should have

@@ -110,7 +110,7 @@ struct Active {
 
 /// One unit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct UnitPower {
+pub(super) struct UnitPower {
     /// The unit's own clock in GHz, by operating point.
     clocks: Box<[f64]>,
     /// Power of the memory for its clock, by operating point.
@@ -188,6 +188,16 @@ impl UnitPower {
         unit.tabulate(0.0);
         unit.file_w.clone_from(&unit.watts);
         unit
+    }
+
+    /// Power above idle at a scale of one, W.
+    pub(super) fn watts(&self, point: usize) -> f64 {
+        self.watts[point]
+    }
+
+    /// Power of the memory for its clock, above that at its lowest, W.
+    pub(super) fn memory_w(&self, point: usize) -> f64 {
+        self.memory_w[point]
     }
 
     fn tabulate(&mut self, warmth: f64) {
@@ -337,14 +347,9 @@ impl Power {
         (self.idle[0] + self.idle[1] * self.warmth).clamp(low, high.max(low))
     }
 
-    /// Power of a unit above idle at a scale of one, W.
-    pub(super) fn unit_w(&self, unit: usize, point: usize) -> f64 {
-        self.units[unit].watts[point]
-    }
-
-    /// Power of a unit's memory for its clock, above that at its lowest, W.
-    pub(super) fn memory_w(&self, unit: usize, point: usize) -> f64 {
-        self.units[unit].memory_w[point]
+    /// What a unit draws.
+    pub(super) fn unit(&self, unit: usize) -> &UnitPower {
+        &self.units[unit]
     }
 
     /// When rails last confirmed the busy power.

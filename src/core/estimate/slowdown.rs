@@ -47,6 +47,26 @@ pub(super) struct Point {
     pub(super) p: f64,
 }
 
+/// The compute and the memory factor, to be weighed by their shares of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Factors {
+    /// Logarithm of the larger one.
+    top: f64,
+    p: f64,
+    /// Both over the larger one, to the power of `p`.
+    powers: [f64; 2],
+}
+
+impl Factors {
+    /// Logarithm of their mean where the compute roof has such a share, and the derivative by the compute factor's
+    /// logarithm.
+    pub(super) fn ln_mean(&self, share: f64) -> (f64, f64) {
+        let (of_compute, of_memory) = (share * self.powers[0], (1.0 - share) * self.powers[1]);
+        let sum = (of_compute + of_memory).max(f64::MIN_POSITIVE);
+        (self.top + sum.ln() / self.p, of_compute / sum)
+    }
+}
+
 /// What a run taught.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Update {
@@ -98,12 +118,13 @@ impl Filter {
 
     /// Logarithm of the slowdown of a run, and the derivative by the compute factor's logarithm.
     pub(super) fn ln_factor(&self, at: Point) -> (f64, f64) {
-        let [compute, memory] = self.state;
-        let top = compute.max(memory);
-        let of_compute = at.share * (at.p * (compute - top)).exp();
-        let of_memory = (1.0 - at.share) * (at.p * (memory - top)).exp();
-        let sum = (of_compute + of_memory).max(f64::MIN_POSITIVE);
-        (top + sum.ln() / at.p, of_compute / sum)
+        self.factors(at.p).ln_mean(at.share)
+    }
+
+    /// The two factors for runs with so sharp a corner.
+    pub(super) fn factors(&self, p: f64) -> Factors {
+        let top = self.state[0].max(self.state[1]);
+        Factors { top, p, powers: self.state.map(|ln| if ln < top { (p * (ln - top)).exp() } else { 1.0 }) }
     }
 
     /// Variance of that logarithm.

@@ -71,6 +71,8 @@ pub(super) struct Tail {
     gaussian: Option<Gaussian>,
     /// What was asked last and the answers: the planner asks the same for every batch and variant.
     asked: [Cell<(f64, f64)>; ASKED],
+    /// The same of the mean excess: it is asked for at every clock.
+    asked_excess: Cell<(f64, f64)>,
 }
 
 /// Mean and standard deviation in place of the residuals: for comparison.
@@ -97,6 +99,7 @@ impl Tail {
             after_late: (0.0, 0.0),
             gaussian: gaussian.then(|| Gaussian::of(&[])),
             asked: Default::default(),
+            asked_excess: Cell::default(),
         };
         tail.mean = tail.excess(0.0);
         tail
@@ -192,7 +195,16 @@ impl Tail {
 
     /// E[max(R - ratio, 0)]; at zero it is the mean.
     pub(super) fn mean_excess(&self, ratio: f64) -> f64 {
-        if ratio > 0.0 { self.excess(ratio) } else { self.mean }
+        if ratio.is_nan() || ratio <= 0.0 {
+            return self.mean;
+        }
+        let (asked, known) = self.asked_excess.get();
+        if asked.to_bits() == ratio.to_bits() {
+            return known;
+        }
+        let excess = self.excess(ratio);
+        self.asked_excess.set((ratio, excess));
+        excess
     }
 
     fn excess(&self, ratio: f64) -> f64 {
@@ -280,7 +292,7 @@ impl Tail {
     }
 
     fn forget_answers(&self) {
-        self.asked.iter().for_each(|asked| asked.set((0.0, 0.0)));
+        self.asked.iter().chain([&self.asked_excess]).for_each(|asked| asked.set((0.0, 0.0)));
     }
 
     fn odds_now(&self) -> f64 {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Latency of a variant on a unit at each of the unit's operating points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Cost {
+pub(in crate::core) struct Cost {
     /// Seconds for one item, overhead excluded, by operating point.
     item_s: Box<[f64]>,
     /// The operating points than which no faster one runs an item for less energy, by the board's power model, the
@@ -47,8 +47,23 @@ impl Cost {
 
     /// Profiled seconds of a batch.
     pub(super) fn seconds(&self, point: usize, items: u32) -> f64 {
-        let scale = 1.0 + self.marginal * f64::from(items.saturating_sub(1));
-        self.overhead_s + self.item_s[point] * scale
+        self.seconds_of(point, self.batch(items))
+    }
+
+    /// The items of a batch, each further one counted as the share of the first that it costs.
+    pub(super) fn batch(&self, items: u32) -> f64 {
+        1.0 + self.marginal * f64::from(items.saturating_sub(1))
+    }
+
+    /// Profiled seconds of items that are counted like that.
+    #[inline]
+    pub(super) fn seconds_of(&self, point: usize, batch: f64) -> f64 {
+        self.overhead_s + self.item_s[point] * batch
+    }
+
+    /// The same in whole nanoseconds.
+    pub(in crate::core) fn latency(&self, point: usize, items: u32) -> Nanos {
+        Nanos::from_secs_f64(self.seconds(point, items))
     }
 }
 
@@ -87,7 +102,7 @@ impl CostTable {
             profile.as_ref().map(|profile| Cost::new(profile, &self.points[unit.index()], watts));
     }
 
-    pub(super) fn of(&self, variant: VariantId, unit: UnitId) -> Option<&Cost> {
+    pub(in crate::core) fn of(&self, variant: VariantId, unit: UnitId) -> Option<&Cost> {
         self.costs[variant.index()][unit.index()].as_ref()
     }
 
@@ -100,7 +115,7 @@ impl CostTable {
     /// Profiled latency at one of the unit's operating points, by index; `None` where the variant may not run.
     #[must_use]
     pub fn latency(&self, variant: VariantId, unit: UnitId, point: usize, items: u32) -> Option<Nanos> {
-        Some(Nanos::from_secs_f64(self.of(variant, unit)?.seconds(point, items)))
+        Some(self.of(variant, unit)?.latency(point, items))
     }
 }
 

@@ -49,10 +49,12 @@ impl Course {
 
     /// Stretches with their ends, the last one cut at `end_s`.
     fn until(&self, end_s: f64) -> impl Iterator<Item = (Stretch, f64)> {
-        let ends = self.0.iter().skip(1).map(|next| next.from_s).chain(std::iter::once(f64::INFINITY));
-        let all = self.0.iter().copied().zip(ends);
-        all.filter(move |(stretch, _)| stretch.from_s < end_s)
-            .map(move |(stretch, end)| (stretch, end.min(end_s)))
+        let all = self.0.as_slice();
+        let begun = all.iter().enumerate().take_while(move |(_, stretch)| stretch.from_s < end_s);
+        begun.map(move |(place, stretch)| {
+            let next = all.get(place + 1).map_or(f64::INFINITY, |next| next.from_s);
+            (*stretch, next.min(end_s))
+        })
     }
 
     /// Work done after `s` seconds.

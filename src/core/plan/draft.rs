@@ -133,6 +133,8 @@ pub(super) fn hold(
     if last == 0 || !view.tuning.hedging || place.between_s(opp, ladder[last]) <= 0.0 {
         return None;
     }
+    let (begun_s, slow) = (place.change_s(opp), pair.seconds(opp).recip());
+    let done = course.work(begun_s) - begun_s * slow;
     let mut cheapest: Option<(f64, (f64, usize))> = None;
     let mut seen = 0;
     for position in [1, last.div_ceil(2), last] {
@@ -141,9 +143,7 @@ pub(super) fn hold(
         }
         seen = position;
         let raised = ladder[position];
-        let begun_s = place.change_s(opp);
-        let (slow, fast) = (pair.seconds(opp).recip(), pair.seconds(raised).recip());
-        let done = course.work(begun_s) - begun_s * slow;
+        let fast = pair.seconds(raised).recip();
         // It is in force before a rescue begins.
         let end_s = end_s(raised, 0.0);
         let at_s = ((end_s * fast + done - need) / (fast - slow)).min(end_s);

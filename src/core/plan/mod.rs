@@ -32,7 +32,7 @@ mod risk;
 mod search;
 
 pub use cost::CostTable;
-pub(super) use cost::memory_watts;
+pub(super) use cost::{Cost, memory_watts};
 pub(super) use course::Course;
 pub(super) use foreseen::SHORT;
 pub(super) use haste::{Underway, hasten, soonest};

@@ -5,13 +5,12 @@ use super::prefix::Prefix;
 use super::{CANCEL, Course, Risk, View};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::energy::Objective;
-use crate::core::estimate::Estimates;
+use crate::core::estimate::Outlook;
 use crate::core::points::{OperatingPoint, Points, domains_of, position_below};
 use crate::time::Timestamp;
 use crate::units::Kilohertz;
 use smallvec::SmallVec;
-use std::cell::Cell;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 /// What is common to all runs on a unit now. Operating points are named by their index in `points`.
 #[derive(Debug, Clone)]
@@ -97,6 +96,11 @@ impl<'a> Place<'a> {
         self.allowed[0].contains(&clock) && self.allowed[1].contains(&memory)
     }
 
+    /// Whether every operating point may be chosen.
+    fn allows_all(&self) -> bool {
+        self.allowed.iter().zip(self.points.each()).all(|(allowed, clocks)| *allowed == (0..clocks.len()))
+    }
+
     /// All operating points to choose from.
     pub(super) fn allowed(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.points.len()).filter(|&point| self.allows(point))
@@ -157,6 +161,24 @@ fn shared_floor(
     floor.min(all.end - 1)..all.end
 }
 
+/// Some operating points of a unit.
+#[allow(clippy::large_enum_variant, reason = "lives for one look and must not allocate")]
+pub(super) enum Ladder<'a> {
+    Whole(&'a [usize]),
+    Part(SmallVec<[usize; 32]>),
+}
+
+impl Deref for Ladder<'_> {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        match self {
+            Self::Whole(points) => points,
+            Self::Part(points) => points,
+        }
+    }
+}
+
 /// A variant on a place, with what was learned about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair<'a, 'p> {
@@ -164,38 +186,40 @@ pub(super) struct Pair<'a, 'p> {
     pub(super) place: &'p Place<'a>,
     pub(super) accuracy: f64,
     items: u32,
+    /// See [`Cost::batch`].
+    batch: f64,
     cost: &'a Cost,
-    /// By operating point.
-    slowdowns: &'a [Cell<f64>],
-    estimates: &'a Estimates,
+    outlook: Outlook<'a>,
 }
 
 impl<'a, 'p> Pair<'a, 'p> {
     pub(super) fn new(view: &View<'a>, variant: VariantId, place: &'p Place<'a>, items: u32) -> Option<Self> {
+        let cost = view.costs.of(variant, place.unit)?;
         Some(Self {
             variant,
             place,
             accuracy: view.catalog.variants[variant.index()].accuracy.as_fraction(),
             items,
-            cost: view.costs.of(variant, place.unit)?,
-            slowdowns: view.estimates.slowdowns(variant, place.unit),
-            estimates: view.estimates,
+            batch: cost.batch(items),
+            cost,
+            outlook: view.estimates.outlook(variant, place.unit),
         })
     }
 
     /// The same for so many items.
     pub(super) fn of(self, items: u32) -> Self {
-        Self { items, ..self }
+        Self { items, batch: self.cost.batch(items), ..self }
     }
 
     /// Expected seconds at an operating point, if the clock were in force from the start.
+    #[inline]
     pub(super) fn seconds(&self, opp: usize) -> f64 {
-        self.cost.seconds(opp, self.items) * self.slowdowns[opp].get()
+        self.cost.seconds_of(opp, self.batch) * self.outlook.slowdown(opp)
     }
 
     /// Expected seconds of so many items at the highest operating point.
     pub(super) fn fastest_s(&self, items: u32) -> f64 {
-        self.cost.seconds(self.place.top(), items) * self.slowdowns[self.place.top()].get()
+        self.of(items).seconds(self.place.top())
     }
 
     /// Expected seconds for the last part of a run, `left` of it, if an operating point is asked for now.
@@ -209,12 +233,12 @@ impl<'a, 'p> Pair<'a, 'p> {
     }
 
     pub(super) fn watts(&self, opp: usize) -> f64 {
-        self.estimates.busy_watts_at_point(self.variant, self.place.unit, opp)
+        self.outlook.busy_watts(opp)
     }
 
     /// Expected energy per item at an operating point, the change to it included, microjoules.
     pub(super) fn per_item(&self, opp: usize) -> f64 {
-        let excess = |ratio| self.estimates.mean_excess(self.place.unit, ratio);
+        let excess = |ratio| self.outlook.mean_excess(ratio);
         let (change_s, present) = (self.place.change_s(opp), self.place.present);
         if change_s <= 0.0 {
             return self.steady(opp);
@@ -224,25 +248,35 @@ impl<'a, 'p> Pair<'a, 'p> {
     }
 
     /// The same if the clocks were in force from the start.
+    #[inline]
     fn steady(&self, opp: usize) -> f64 {
-        let mean = self.estimates.mean_excess(self.place.unit, 0.0);
+        let mean = self.outlook.mean_excess(0.0);
         self.seconds(opp) * self.watts(opp) * mean * 1e6 / f64::from(self.items.max(1))
     }
 
     /// The cheapest of some operating points, and what a run at any of them costs per item at least, microjoules.
     pub(super) fn cheapest(&self, ladder: &[usize]) -> Option<(usize, f64)> {
-        let costs = ladder.iter().map(|&point| (point, self.steady(point)));
-        let (point, least) = costs.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        let mut cheapest: Option<(usize, f64)> = None;
+        for &point in ladder {
+            let cost = self.steady(point);
+            if cheapest.is_none_or(|(_, least)| cost < least) {
+                cheapest = Some((point, cost));
+            }
+        }
+        let (point, least) = cheapest?;
         let changes = self.place.change_s(point) > 0.0;
         Some((point, if changes { least.min(self.steady(self.place.present)) } else { least }))
     }
 
     /// The operating points worth a look, the slowest first and the highest that there is last: faster ones take more
     /// energy, by the board's power model.
-    pub(super) fn ladder(&self) -> SmallVec<[usize; 16]> {
-        let top = self.place.top();
-        let below = self.cost.front.iter().copied().filter(|&point| point != top && self.place.allows(point));
-        below.chain(std::iter::once(top)).collect()
+    pub(super) fn ladder(&self) -> Ladder<'a> {
+        let (top, front) = (self.place.top(), &self.cost.front);
+        if self.place.allows_all() && front.last() == Some(&top) {
+            return Ladder::Whole(front);
+        }
+        let below = front.iter().copied().filter(|&point| point != top && self.place.allows(point));
+        Ladder::Part(below.chain(std::iter::once(top)).collect())
     }
 
     /// The course of a run at an operating point: at the clock in force until the change is through.
@@ -328,7 +362,10 @@ impl<'a, 'p> Fallback<'a, 'p> {
             let left = slack - (end_s - settled_s).max(0.0) / self.pair.seconds(opp);
             stays = time_s - (settled_s.min(end_s) - left * self.pair.seconds(place.present));
         }
+        if opp == top {
+            return (top, stays);
+        }
         let rises = cancel_s + place.between_s(opp, top) + self.pair.seconds(top) * slack;
-        if opp == top || stays <= rises { (opp, stays) } else { (top, rises) }
+        if stays <= rises { (opp, stays) } else { (top, rises) }
     }
 }

@@ -37,12 +37,15 @@ pub(super) fn prospects(
         |&(variant, place): &(VariantId, &Place<'_>)| view.residency.is_available(variant, place.unit);
     let everywhere = places.iter().flat_map(|place| variants.iter().map(move |&variant| (variant, place)));
     for (variant, place) in everywhere.filter(there) {
+        let accuracy = view.catalog.variants[variant.index()].accuracy;
+        let accepts =
+            |prefix: &Prefix| accuracy >= prefix.floor && prefix.variant.is_none_or(|only| only == variant);
+        if !prefixes.iter().any(accepts) {
+            continue;
+        }
         let Some(alone) = Pair::new(view, variant, place, 1) else { continue };
-        let (accuracy, ladder) = (view.catalog.variants[variant.index()].accuracy, alone.ladder());
-        for (index, prefix) in prefixes.iter().enumerate() {
-            if accuracy < prefix.floor || prefix.variant.is_some_and(|only| only != variant) {
-                continue;
-            }
+        let ladder = alone.ladder();
+        for (index, prefix) in prefixes.iter().enumerate().filter(|(_, prefix)| accepts(prefix)) {
             let pair = alone.of(prefix.items);
             let Some((cheapest, least)) = pair.cheapest(&ladder) else { continue };
             let (place, accurate) = (place.unit.index(), accuracy >= prefix.target);

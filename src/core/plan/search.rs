@@ -278,7 +278,7 @@ impl<'v, 'l> Search<'v, 'l> {
             self.consider(&prefix, &terms.pair, &plain);
         } else if self.try_clocks(&prefix, &terms, prospect) {
             // A budget is short: a dearer clock starts later but runs faster.
-            for opp in terms.pair.ladder() {
+            for &opp in terms.pair.ladder().iter() {
                 if self.log.is_some() || !self.is_beaten(prospect, terms.pair.per_item(opp)) {
                     self.consider(&prefix, &terms.pair, &Draft { opp, ..plain });
                 }

@@ -60,7 +60,7 @@ fn metered_runs_correct_the_board_file_at_every_clock() {
         power.observe_run(0, point, &mut scale, 0.05, truth(point) * 0.05 * noise);
     }
     for (point, mhz) in MHZ.iter().enumerate() {
-        let off = scale.value * power.unit_w(0, point) / truth(point) - 1.0;
+        let off = scale.value * power.unit(0).watts(point) / truth(point) - 1.0;
         println!("{mhz} MHz: off by {:+.1} %", off * 100.0);
         assert!(off.abs() < 0.02, "{mhz} MHz: {off}");
     }
@@ -90,11 +90,11 @@ fn rails_alone_correct_a_unit_that_is_busy_for_a_part_of_every_sweep() {
     }
     println!(
         "{:.2} W for {of_first:.2}, {:.2} W for {of_second:.2}",
-        power.unit_w(0, point),
-        power.unit_w(1, point)
+        power.unit(0).watts(point),
+        power.unit(1).watts(point)
     );
-    assert!((power.unit_w(0, point) / of_first - 1.0).abs() < 0.12, "{}", power.unit_w(0, point));
-    assert!((power.unit_w(1, point) / of_second - 1.0).abs() < 0.2, "{}", power.unit_w(1, point));
+    assert!((power.unit(0).watts(point) / of_first - 1.0).abs() < 0.12, "{}", power.unit(0).watts(point));
+    assert!((power.unit(1).watts(point) / of_second - 1.0).abs() < 0.2, "{}", power.unit(1).watts(point));
     assert!(power.is_confirmed(now, Nanos::from_secs(1)));
 }
 
@@ -140,18 +140,18 @@ fn what_another_process_drew_is_made_good_by_the_meter() {
     };
     (0..60).for_each(|_| sweep(&mut power, 6.5, false));
     (0..2).for_each(|_| sweep(&mut power, 5.0 + at(0), true));
-    println!("misled: {:.2} W at the lowest clock, which draws {:.2} W", power.unit_w(0, 0), at(0));
-    assert!(power.unit_w(0, 0) < 0.3 * at(0));
+    println!("misled: {:.2} W at the lowest clock, which draws {:.2} W", power.unit(0).watts(0), at(0));
+    assert!(power.unit(0).watts(0) < 0.3 * at(0));
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
     for run in 0..40 {
         let noise = 1.0 + rng.random_range(-0.02..0.02);
         power.observe_run(0, 0, &mut scale, 0.05, at(0) * 0.05 * noise);
         sweep(&mut power, 5.0 + at(0), true);
-        let off = scale.value * power.unit_w(0, 0) / at(0) - 1.0;
+        let off = scale.value * power.unit(0).watts(0) / at(0) - 1.0;
         assert!(run < 5 || off.abs() < 0.1, "after {run} runs: {off}");
         // Where nothing ran, the board file is all there is.
         for (point, mhz) in MHZ.iter().enumerate().skip(1) {
-            let off = scale.value * power.unit_w(0, point) / at(point);
+            let off = scale.value * power.unit(0).watts(point) / at(point);
             assert!((0.02..=4.0).contains(&off), "after {run} runs, {mhz} MHz: {off}");
         }
     }
@@ -163,9 +163,13 @@ fn a_board_without_figures_learns_from_the_meter() {
     let (board, points) = board(&[PowerModel::default()], 0.0);
     let mut power = Power::new(&board, &points);
     let mut scale = Scale::new(1.0, false);
-    assert_eq!(power.unit_w(0, 5), 0.0);
+    assert_eq!(power.unit(0).watts(5), 0.0);
     (0..300).for_each(|run| power.observe_run(0, run % 6, &mut scale, 0.1, 0.3));
-    assert!((scale.value * power.unit_w(0, 3) - 3.0).abs() < 0.3, "{}", scale.value * power.unit_w(0, 3));
+    assert!(
+        (scale.value * power.unit(0).watts(3) - 3.0).abs() < 0.3,
+        "{}",
+        scale.value * power.unit(0).watts(3)
+    );
 }
 
 proptest! {
@@ -197,7 +201,7 @@ proptest! {
             prop_assert!(power.idle_w().is_finite() && power.idle_w() >= 0.0);
             for unit in 0..2 {
                 for point in 0..MHZ.len() {
-                    let watts = power.unit_w(unit, point);
+                    let watts = power.unit(unit).watts(point);
                     prop_assert!(watts.is_finite() && (0.0..=1e7).contains(&watts), "{watts}");
                 }
                 let covariance = power.units[unit].covariance;
