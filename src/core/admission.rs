@@ -204,7 +204,7 @@ impl Core {
         let later = self.queue.iter().filter(|other| !before(other));
         let mut worst: Option<(Nanos, RequestId)> = None;
         for waiting in earlier.chain(std::iter::once(new)).chain(later) {
-            let Some(finish) = self.place(waiting, &mut free_at) else { continue };
+            let Some(finish) = self.place(waiting, 1.0, &mut free_at) else { continue };
             let endangered = waiting.hard && finish > waiting.deadline;
             // What was late before the newcomer is not its fault.
             if endangered && (waiting.request.id == new.request.id || !before(waiting)) {
@@ -215,11 +215,11 @@ impl Core {
         worst
     }
 
-    /// Puts a request on the unit where it finishes first; returns when.
-    fn place(&self, waiting: &Waiting, free_at: &mut [Timestamp]) -> Option<Timestamp> {
+    /// Puts a request on the unit where it finishes first if it takes so many times its shortest; returns when.
+    pub(super) fn place(&self, waiting: &Waiting, luck: f64, free_at: &mut [Timestamp]) -> Option<Timestamp> {
         let finishes = waiting.fastest.iter().enumerate().filter(|(_, latency)| **latency != Nanos::MAX);
         let (unit, finish) = finishes
-            .map(|(unit, &latency)| (unit, free_at[unit].after(latency)))
+            .map(|(unit, &latency)| (unit, free_at[unit].after(Nanos::from_f64(latency.as_f64() * luck))))
             .min_by_key(|&(_, finish)| finish)?;
         let units = &self.catalog.board.units;
         for (other, free) in free_at.iter_mut().enumerate() {
@@ -233,7 +233,7 @@ impl Core {
     /// When the queue will have been worked off, as a hint for a retry.
     fn drain_time(&self, now: Timestamp) -> Nanos {
         let mut free_at = self.free_times(now);
-        let finishes = self.queue.iter().filter_map(|waiting| self.place(waiting, &mut free_at));
+        let finishes = self.queue.iter().filter_map(|waiting| self.place(waiting, 1.0, &mut free_at));
         finishes.max().map_or(Nanos::from_millis(1), |finish| finish.since(now))
     }
 }

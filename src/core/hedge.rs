@@ -4,6 +4,7 @@
 //!            boost_at: raise the clock          rescue.at: unit can cancel ──Abort──▶ Cancelled ──▶ rescue runs
 //! dispatch ──────────┴───────────────────────────┴──────── cannot ──▶ rescue runs on another unit beside it
 //! ```
+//! A rescue comes earlier than the run itself needs it where those who wait would be late behind it otherwise.
 //! A completion that comes first ends the program. Of two batches for the same requests the first answers; the
 //! other is stopped if its unit can, else its result is dropped.
 
@@ -28,6 +29,8 @@ pub(super) struct Planned {
     pub(super) rescue: Rescue,
     /// Whether the run was cancelled for it, or the rescue runs beside it.
     pub(super) begun: bool,
+    /// Whether it comes earlier than the run itself needs it, for those who wait.
+    pub(super) early: bool,
 }
 
 /// What is left of a run's program.
@@ -41,7 +44,12 @@ impl Hedges {
     pub(super) fn new(since: Timestamp, boost: Option<Boost>, rescue: Option<Rescue>) -> Self {
         Self {
             boost: boost.map(|boost| (since.after(boost.after), boost.point)),
-            rescue: rescue.map(|rescue| Planned { at: since.after(rescue.after), rescue, begun: false }),
+            rescue: rescue.map(|rescue| Planned {
+                at: since.after(rescue.after),
+                rescue,
+                begun: false,
+                early: false,
+            }),
         }
     }
 
@@ -112,6 +120,41 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Has runs rescued as early as those need it who wait.
+    pub(super) fn make_room(&mut self, now: Timestamp) {
+        if self.queue.is_empty() {
+            return;
+        }
+        for unit in (0..self.lanes.len()).map(UnitId::at) {
+            if let Some(at) = self.earlier_rescue(unit, now)
+                && let Some(running) = &mut self.lanes[unit.index()].running
+                && let Some(planned) = &mut running.hedges.rescue
+            {
+                (planned.at, planned.early) = (at, true);
+            }
+        }
+    }
+
+    /// When a unit's run must be cancelled for its rescue so that those who wait are in time behind that, if that is earlier
+    /// than planned. Who would be late even if that was done now does not count.
+    fn earlier_rescue(&self, unit: UnitId, now: Timestamp) -> Option<Timestamp> {
+        let running = self.lanes[unit.index()].running.as_ref().filter(|running| !running.aborted)?;
+        let planned =
+            running.hedges.rescue.filter(|planned| !planned.begun && planned.rescue.unit == unit)?;
+        let spare = planned.at.since(now);
+        // From the order to cancel to the end of the rescue, should it take as long as it was planned to take at most.
+        let lead = running.deadline()?.since(running.since.after(planned.rescue.after));
+        let end = planned.at.after(lead);
+        let ends = |other| if other == unit { end } else { self.lanes[UnitId::index(other)].free_at(now) };
+        let mut free_at = self.free_times_if(now, ends);
+        let luck = self.estimates.quantile(planned.rescue.variant, unit, 1.0 - self.risks[unit.index()].miss);
+        let finishes = self.queue.iter().take(HORIZON).filter_map(|waiting| {
+            Some((waiting.deadline, self.place(waiting, luck.max(1.0), &mut free_at)?))
+        });
+        let late = finishes.map(|(deadline, finish)| finish.since(deadline)).filter(|late| *late <= spare);
+        late.max().filter(|late| *late > Nanos::ZERO).map(|late| planned.at.before(late))
     }
 
     /// The operating point that a unit's run should rise to, and how long it then still takes.

@@ -327,7 +327,6 @@ impl Core {
     fn learn(&mut self, unit: usize, running: &Running, completion: &Completion, compute: Nanos) {
         let Dispatch { variant, unit: id, .. } = running.dispatch;
         let profiled = running.profiled(compute);
-        let planned = running.hedges.rescue.map(|planned| planned.rescue);
         match completion.result {
             Ok(()) => {
                 self.lanes[unit].failures = 0;
@@ -345,8 +344,10 @@ impl Core {
             self.estimates.observe_change(*domain, change, compute.as_secs_f64(), completion.result.is_ok());
             self.clocks.learn_settle(*domain, self.estimates.settling(*domain));
         }
-        let begun = running.hedges.rescue.is_some_and(|planned| planned.begun);
-        self.risks[unit].ran(planned.map(|rescue| rescue.odds.as_fraction()), begun);
+        // What comes early for others says nothing of these odds.
+        let planned = running.hedges.rescue.filter(|planned| !(planned.begun && planned.early));
+        let odds = planned.map(|planned| planned.rescue.odds.as_fraction());
+        self.risks[unit].ran(odds, planned.is_some_and(|planned| planned.begun));
     }
 
     fn serve(

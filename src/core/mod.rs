@@ -191,6 +191,7 @@ impl Core {
         if arrives {
             self.hasten(now);
         }
+        self.make_room(now);
         self.watch_standing();
         self.move_in(now);
         self.settle_clocks(now);

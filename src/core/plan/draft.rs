@@ -30,6 +30,8 @@ pub(super) struct Draft<'a, 'p> {
     pub(super) fallback: Option<(Fallback<'a, 'p>, f64)>,
     /// Seconds that it may take for the sake of those behind it.
     pub(super) share_s: f64,
+    /// Seconds after which those behind it are late even at their fastest.
+    pub(super) spare_s: f64,
     /// Whether it is done when it must be for the sake of those to come, too; others are only looked at.
     pub(super) held: bool,
 }

@@ -13,7 +13,8 @@
 //! 2. *on time* if only the accuracy falls short, though not below the floor;
 //! 3. *crowding* if it takes more than its share of the time that those behind it have;
 //! 4. *tight* if it meets the deadline at its expected latency only;
-//! 5. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
+//! 5. *ousting* if it meets the deadline, but those behind it are then late even at their fastest;
+//! 6. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
 //!
 //! The best of the best grade wins: by energy per item on target, by accuracy and then energy on time, by the
 //! odds to miss or the finish below that. So budgets that run dry push the start back, which pushes expensive
@@ -155,6 +156,8 @@ pub enum Grade {
     Crowding,
     /// Meets the deadline if it takes no longer than expected.
     Tight,
+    /// Meets the deadline, but those behind it are then late even at their fastest.
+    Ousting,
     /// Too late, which a soft deadline allows.
     Late,
     /// Ruled out.
@@ -314,7 +317,7 @@ fn rule(all: &mut [Considered]) {
         }
         Grade::OnTime => (one.grade, -one.accuracy, one.candidate.energy.as_f64()),
         Grade::Tight => (one.grade, one.candidate.miss.as_f64(), one.candidate.energy.as_f64()),
-        Grade::Crowding | Grade::Late | Grade::Unfit => {
+        Grade::Crowding | Grade::Ousting | Grade::Late | Grade::Unfit => {
             (one.grade, one.progress, one.candidate.energy.as_f64())
         }
     };
@@ -326,7 +329,7 @@ fn rule(all: &mut [Considered]) {
         one.ruling = match one.grade {
             Grade::OnTarget => Ruling::Dearer,
             Grade::OnTime => Ruling::Inaccurate,
-            Grade::Crowding => Ruling::Crowding,
+            Grade::Crowding | Grade::Ousting => Ruling::Crowding,
             Grade::Tight | Grade::Late | Grade::Unfit => Ruling::Slow,
         };
     }

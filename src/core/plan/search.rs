@@ -102,8 +102,9 @@ struct Site<'v, 'p> {
 /// What a variant has to keep to on a unit.
 struct Terms<'v, 'p> {
     pair: Pair<'v, 'p>,
-    /// Seconds that it may take for the sake of those behind it.
+    /// Seconds that it may take for the sake of those behind it, and after which they are late.
     share_s: f64,
+    spare_s: f64,
     /// What rescues it, and how slow a run that must be rescued has shown itself to be.
     armed: Option<(Fallback<'v, 'p>, f64)>,
     /// How slow a run must be done in time.
@@ -114,7 +115,14 @@ struct Terms<'v, 'p> {
 
 impl<'v, 'p> Terms<'v, 'p> {
     fn draft(&self, opp: usize) -> Draft<'v, 'p> {
-        Draft { opp, boost: None, fallback: self.armed, share_s: self.share_s, held: true }
+        Draft {
+            opp,
+            boost: None,
+            fallback: self.armed,
+            share_s: self.share_s,
+            spare_s: self.spare_s,
+            held: true,
+        }
     }
 
     /// How a run at the first of some operating points keeps to them; see [`hold`].
@@ -220,7 +228,14 @@ impl<'v, 'l> Search<'v, 'l> {
             return;
         }
         let Some(pair) = Pair::new(view, chosen.variant, place, prefix.items) else { return };
-        let draft = Draft { opp: by, boost: None, fallback: None, share_s: f64::INFINITY, held: true };
+        let draft = Draft {
+            opp: by,
+            boost: None,
+            fallback: None,
+            share_s: f64::INFINITY,
+            spare_s: f64::INFINITY,
+            held: true,
+        };
         let (prefix, priced) = (*prefix, draft.price(view, prefix, &pair, best.start));
         let in_time = priced.miss <= place.risk.miss || by == place.top();
         let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
@@ -252,7 +267,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let pair = Pair::new(view, prospect.variant, place, prefix.items)?;
         let (site, (crowd, free_s)) = (self.site(prospect, ground), &ground.crowds[prospect.place]);
         let fastest_s = pair.seconds(place.top());
-        let share_s = crowd.share_s(fastest_s, site.joined_s);
+        let (share_s, spare_s) = (crowd.share_s(fastest_s, site.joined_s), crowd.spare_s(site.joined_s));
         let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
         let fallback = site.fallback.filter(|fallback| fallback.pair.variant != pair.variant);
         // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.
@@ -267,7 +282,7 @@ impl<'v, 'l> Search<'v, 'l> {
         let (top, settled_s) = (place.top(), place.change_s(place.top()));
         let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(top, need, time_s, settled_s).1);
         let time_s = time_s.min(foreseen_s.max(fastest_s * need) + lead_s);
-        Some(Terms { pair, share_s, armed, need, time_s })
+        Some(Terms { pair, share_s, spare_s, armed, need, time_s })
     }
 
     fn try_prospect(&mut self, prospect: &Prospect, ground: &mut Ground<'v, '_>) {
@@ -373,7 +388,7 @@ impl<'v, 'l> Search<'v, 'l> {
         if paid > free_at {
             priced = draft.price(view, prefix, pair, start);
         }
-        let mut rank = self.rank(prefix, &priced, draft.share_s, start, paid > free_at);
+        let mut rank = self.rank(prefix, &priced, (draft.share_s, draft.spare_s), start, paid > free_at);
         if !draft.held {
             rank.grade = rank.grade.max(Grade::Crowding);
         }
@@ -411,7 +426,7 @@ impl<'v, 'l> Search<'v, 'l> {
         &mut self,
         prefix: &Prefix,
         priced: &Priced,
-        share_s: f64,
+        (share_s, spare_s): (f64, f64),
         start: Timestamp,
         for_budget: bool,
     ) -> Rank {
@@ -427,10 +442,12 @@ impl<'v, 'l> Search<'v, 'l> {
         let slack = if candidate.rescue.is_some() { ACCURACY_SLACK } else { 0.0 };
         let accurate = candidate.accuracy >= prefix.target && priced.accuracy >= target - slack;
         let risk = self.view.risks.get(candidate.unit.index()).copied().unwrap_or_default();
+        let ousts = candidate.latency.as_secs_f64() > spare_s;
         // Rounding must not rule out what was made to hold just so.
         if priced.miss <= risk.miss * 1.01 {
             if candidate.latency.as_secs_f64() > share_s * CROWDING {
-                return Rank { grade: Grade::Crowding, keys: [progress, priced.per_item] };
+                let grade = if ousts { Grade::Ousting } else { Grade::Crowding };
+                return Rank { grade, keys: [progress, priced.per_item] };
             }
             self.tally.feasible += 1;
             // A run that is likely to be rescued is paid twice, and tells nothing of how long it takes.
@@ -446,7 +463,11 @@ impl<'v, 'l> Search<'v, 'l> {
             self.tally.accurate_unpaid = self.tally.accurate_unpaid.max(Some(candidate.accuracy));
         }
         if finish <= prefix.deadline {
-            return Rank { grade: Grade::Tight, keys: [priced.miss, priced.per_item] };
+            return if ousts {
+                Rank { grade: Grade::Ousting, keys: [progress, priced.per_item] }
+            } else {
+                Rank { grade: Grade::Tight, keys: [priced.miss, priced.per_item] }
+            };
         }
         let guess = self.view.estimates.is_guess(self.view.catalog, candidate.variant, candidate.unit);
         let grade = if prefix.hard && !guess { Grade::Unfit } else { Grade::Late };

@@ -54,6 +54,23 @@ fn a_run_that_takes_too_long_is_cancelled_and_a_small_variant_answers_in_time() 
 }
 
 #[test]
+fn a_rescue_comes_early_enough_for_those_who_wait_behind_it() {
+    let mut world = one_slow(alone(), wishes(), 10.0, |request| request);
+    let rescue = world.decisions.last().unwrap().chosen.rescue.expect("a rescue is planned");
+    let latest = world.now.after(rescue.after);
+    // They came in the same instant, when the run had begun, and are due when it is.
+    (101..107).for_each(|id| world.submit(Request { items: 4, ..request(id) }));
+    world.run_until(latest.before(Nanos(1)));
+    assert_eq!(world.aborted.len(), 1, "it is cancelled before its own rescue asks for it");
+    world.settle();
+    for id in 100..107 {
+        let served = world.served(id);
+        assert!(!served.missed, "{id}: {served:?}");
+    }
+    assert!(world.served(100).rescued);
+}
+
+#[test]
 fn a_rescue_is_planned_for_the_clock_in_force_when_it_begins() {
     let mut planned = 0;
     // Between two requests the clock is let down and is there.

@@ -76,3 +76,33 @@ proptest! {
         }
     }
 }
+
+/// One after the other the second is late even at its fastest: both together may be in time.
+#[test]
+fn a_batch_that_may_be_late_goes_before_a_run_that_makes_those_behind_late() {
+    let mut catalog = super::world::alone();
+    catalog.variants[0].profiles = vec![None];
+    catalog.variants[1].profiles = vec![None];
+    let mut cases = 0;
+    for due_us in (2_000..8_000).step_by(50) {
+        let mut limits = budgets();
+        limits.classes[0].latency = Nanos::from_micros(due_us);
+        let mut world = World::new(catalog.clone(), limits);
+        world.settle();
+        (1..=3).for_each(|id| world.submit(request(id)));
+        let core = &world.core;
+        let waiting: Vec<&Waiting> = core.queue.iter().collect();
+        assert_eq!(waiting.len(), 2, "the first runs");
+        let (free_at, deadline) = ([world.now], waiting[0].deadline);
+        let view = View { followers: 1, ..core.view(world.now, &free_at, &[false], &waiting[1..]) };
+        let all = plan::explain_all(&view, &waiting);
+        let finish = |one: &Considered| one.start.after(one.candidate.latency);
+        let (fastest, chosen) = (waiting[1].usual[0], &all[0]);
+        if all.iter().any(|one| one.requests == 2 && finish(one) <= deadline) {
+            let ousts = chosen.requests == 1 && finish(chosen).after(fastest) > deadline;
+            assert!(!ousts, "due in {due_us} us: {chosen:?}");
+            cases += usize::from(chosen.grade == plan::Grade::Tight);
+        }
+    }
+    assert!(cases > 0, "both together were never what is best");
+}

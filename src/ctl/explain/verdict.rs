@@ -250,7 +250,7 @@ fn all_late(explained: &Explained) -> Option<String> {
             "When it was decided, {}, nothing could be in time any more.",
             moment(decision.at_us)
         )),
-        Grade::OnTarget | Grade::OnTime | Grade::Crowding => None,
+        Grade::OnTarget | Grade::OnTime | Grade::Crowding | Grade::Ousting => None,
     }
 }
 

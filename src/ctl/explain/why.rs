@@ -40,7 +40,9 @@ impl<'a> Reasons<'a> {
             Ruling::Chosen => match one.grade {
                 Grade::OnTarget => "chosen".to_owned(),
                 Grade::OnTime => "chosen: the most accurate in time".to_owned(),
-                Grade::Crowding => "chosen: done soonest, if late for those behind".to_owned(),
+                Grade::Crowding | Grade::Ousting => {
+                    "chosen: done soonest, if late for those behind".to_owned()
+                }
                 Grade::Tight => "chosen: the least odds to miss".to_owned(),
                 Grade::Late => "chosen: done soonest, if late".to_owned(),
                 Grade::Unfit => "chosen, though ruled out".to_owned(),
