@@ -203,15 +203,31 @@ fn read_line(reader: &mut impl BufRead, text: &mut String) -> std::io::Result<us
     std::io::Read::take(reader, MAX_LINE).read_line(text)
 }
 
-/// Reads the events of a journal, in order, without a core.
+/// An open file, its header read.
+type Opened = (Header, Lines);
+
+/// The file, and the one that it goes on with if there was one before it that is kept: in the order of their events.
+fn open_with_previous(path: &Path) -> Result<(Opened, Option<Opened>), JournalError> {
+    let last = Lines::open(path)?;
+    let before = previous(path);
+    if last.0.state.is_none() || !before.exists() {
+        return Ok((last, None));
+    }
+    Ok((Lines::open(&before)?, Some(last)))
+}
+
+/// Reads the events of a journal and of the file that it goes on from, in order, without a core. The header is that of the
+/// first.
 ///
 /// # Errors
-/// If the file cannot be read, or is no journal.
+/// If a file cannot be read, or is no journal.
 pub fn read(path: &Path, mut see: impl FnMut(&Header, Timestamp, Event)) -> Result<Header, JournalError> {
-    let (header, mut lines) = Lines::open(path)?;
-    while let Some(line) = lines.next()? {
-        if let Line::Event { at, event } = line {
-            see(&header, at, event);
+    let ((header, lines), next) = open_with_previous(path)?;
+    for mut lines in std::iter::once(lines).chain(next.map(|(_, lines)| lines)) {
+        while let Some(line) = lines.next()? {
+            if let Line::Event { at, event } = line {
+                see(&header, at, event);
+            }
         }
     }
     Ok(header)

@@ -1,6 +1,6 @@
 //! Replaying: the recorded events through a core, with a look at what comes of them.
 
-use super::{Digest, Header, JournalError, Line, Lines, State, previous};
+use super::{Digest, Header, JournalError, Line, Lines, Opened, State};
 use crate::core::Core;
 use crate::core::event::{Effect, Event, RequestId};
 use crate::core::explain::Sight;
@@ -27,7 +27,7 @@ pub struct Replayed {
 pub struct Replay {
     lines: Lines,
     /// The file that goes on where this one ends.
-    next: Option<(Header, Lines)>,
+    next: Option<Opened>,
     core: Core,
     /// Of this file.
     digest: Digest,
@@ -53,16 +53,11 @@ impl Replay {
     /// # Errors
     /// As [`Replay::open`].
     pub fn open_with_previous(path: &Path) -> Result<Self, JournalError> {
-        let (header, lines) = Lines::open(path)?;
-        let before = previous(path);
-        if header.state.is_none() || !before.exists() {
-            return Self::begin(header, lines, None);
-        }
-        let (first, first_lines) = Lines::open(&before)?;
-        Self::begin(first, first_lines, Some((header, lines)))
+        let ((header, lines), next) = super::open_with_previous(path)?;
+        Self::begin(header, lines, next)
     }
 
-    fn begin(header: Header, lines: Lines, next: Option<(Header, Lines)>) -> Result<Self, JournalError> {
+    fn begin(header: Header, lines: Lines, next: Option<Opened>) -> Result<Self, JournalError> {
         let core = match &header.state {
             Some(state) => state.core().map_err(|message| lines.malformed(message))?,
             None => Core::tuned(header.catalog, header.budgets, header.tuning, header.start),

@@ -268,7 +268,7 @@ pub(crate) struct ExplainArgs {
     /// turned away last; or `late`: the last one that was late or turned away.
     #[arg(value_name = "ID|last|late")]
     pub(crate) which: Which,
-    /// The journal, `events.jsonl` in [journal] dir; that of the daemon's run before is `events.jsonl.1`
+    /// The journal, `events.jsonl` in [journal] dir; what came before it is in `events.jsonl.1`
     /// [default: the running daemon's].
     #[arg(long, value_name = "FILE")]
     pub(crate) journal: Option<PathBuf>,

@@ -205,6 +205,9 @@ fn a_long_record_goes_on_in_new_files() {
     let before = journal::previous(&day.journal);
     let replayed = [&before, &day.journal].map(|file| journal::replay(file, |_, _| {}).unwrap());
     assert!(replayed.iter().all(|file| file.events > 0 && file.checks > 0 && !file.torn), "{replayed:?}");
+    let mut events = 0;
+    journal::read(&day.journal, |_, _, _| events += 1).unwrap();
+    assert_eq!(events, replayed.iter().map(|file| file.events).sum::<u64>());
     assert!(journal::resumes(&before).unwrap() && journal::resumes(&day.journal).unwrap());
 
     // Every seventh, since each is a replay.
