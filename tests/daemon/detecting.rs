@@ -9,7 +9,8 @@ fn text(path: &std::path::Path) -> String {
 
 /// A board of several clusters has units bound to CPUs that this machine may lack: those are looked at in
 /// `tests/detect`.
-const BOARDS: [&str; 4] = ["desktop", "jetson-orin-nano", "jetson-tx2", "raspberry-pi-5"];
+const BOARDS: [&str; 6] =
+    ["desktop", "jetson-nano", "jetson-orin-nano", "jetson-tx2", "raspberry-pi-4", "raspberry-pi-5"];
 
 #[test]
 fn the_daemon_works_on_the_file_that_was_written_and_leaves_the_board_as_found() {

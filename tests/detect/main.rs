@@ -94,6 +94,8 @@ fn the_written_file_opens_the_board_whole_and_every_sensor_reads() {
 fn every_board_that_has_a_file_gets_it() {
     for (name, expected) in [
         ("jetson-orin-nano", Some("jetson-orin-nano")),
+        ("jetson-nano", Some("jetson-nano")),
+        ("raspberry-pi-4", Some("raspberry-pi-4")),
         ("raspberry-pi-5", Some("raspberry-pi-5")),
         ("rk3588-vendor", Some("rk3588")),
         ("rk3588-mainline", Some("rk3588")),
