@@ -2,6 +2,8 @@
 
 #[path = "wattctl/args.rs"]
 mod args;
+#[path = "wattctl/board.rs"]
+mod board;
 #[path = "wattctl/commands.rs"]
 mod commands;
 #[path = "wattctl/explain.rs"]

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Most entries of each table: ids are one byte, and nothing real comes near.
-const MAX_ENTRIES: usize = 64;
+pub(crate) const MAX_ENTRIES: usize = 64;
 /// Most operating points of one domain.
-const MAX_OPPS: usize = 256;
+pub(crate) const MAX_OPPS: usize = 256;
 /// CPUs are numbered below this.
 const MAX_CPUS: u16 = 1024;
 /// Highest clock that is believed, 10 GHz in kHz.
@@ -21,6 +21,8 @@ pub(crate) const MAX_CLOCK_KHZ: u32 = 10_000_000;
 const MAX_POWER_W: f64 = 1_000.0;
 /// Highest temperature that is believed, in degrees Celsius.
 const MAX_TEMPERATURE_C: f64 = 150.0;
+/// Longest name of a device tree in bytes.
+const MAX_COMPATIBLE: usize = 128;
 /// Longest name in characters.
 const MAX_NAME: usize = 64;
 
@@ -59,6 +61,7 @@ pub(crate) fn problems(spec: &BoardSpec) -> Vec<Problem> {
     if !(0.0..=MAX_POWER_W).contains(&spec.idle_power_w) {
         found.push(Problem::new("idle_power_w", spec.idle_power_w, watts()));
     }
+    compatible(&mut found, &spec.compatible);
     if spec.units.is_empty() {
         found.push(Problem::new("unit", &spec.units, "at least one [[unit]]"));
     }
@@ -92,6 +95,29 @@ fn name(found: &mut Vec<Problem>, key: &str, name: &str) {
         let expected = format!("1 to {MAX_NAME} printable characters without space at the ends");
         found.push(Problem::new(key, name, expected));
     }
+}
+
+/// What a device tree calls the board.
+fn compatible(found: &mut Vec<Problem>, names: &[String]) {
+    for (index, name) in names.iter().enumerate() {
+        let key = format!("compatible[{index}]");
+        if index == MAX_ENTRIES {
+            found.push(Problem::new(key, name, format!("at most {MAX_ENTRIES} names")));
+            return;
+        }
+        let fits = name.contains(',') && name.len() <= MAX_COMPATIBLE;
+        if !fits || !name.chars().all(|letter| letter.is_ascii_graphic()) {
+            let expected = "a device tree's `compatible`, such as \"nvidia,p3767-0005\"";
+            found.push(Problem::new(key, name, expected));
+        }
+    }
+}
+
+/// Whether a board file may use this name for an entry.
+pub(crate) fn is_name(text: &str) -> bool {
+    let mut found = Vec::new();
+    name(&mut found, "", text);
+    found.is_empty()
 }
 
 /// Names and size of a table: names must be usable and unique.
@@ -163,10 +189,13 @@ fn rail(found: &mut Vec<Problem>, key: &str, rail: &RailSpec) {
         RailInterface::Hwmon if rail.chip.is_empty() => {
             found.push(Problem::new(key, &rail.chip, "the `name` of a hwmon device, such as \"ina3221\""));
         }
+        RailInterface::Iio if rail.chip.is_empty() => {
+            found.push(Problem::new(key, &rail.chip, "the `name` of an iio device, such as \"ina3221x\""));
+        }
         RailInterface::Powercap if !rail.chip.is_empty() => {
             found.push(Problem::new(key, &rail.chip, "no chip: a powercap rail is found by its name"));
         }
-        RailInterface::Hwmon | RailInterface::Powercap => {}
+        RailInterface::Hwmon | RailInterface::Iio | RailInterface::Powercap => {}
     }
 }
 

@@ -4,10 +4,12 @@ use super::spec::{BoardSpec, SpecError};
 use std::path::Path;
 
 /// Name and text of each.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     ("desktop", include_str!("../../config/boards/desktop.toml")),
+    ("jetson-nano", include_str!("../../config/boards/jetson-nano.toml")),
     ("jetson-orin-nano", include_str!("../../config/boards/jetson-orin-nano.toml")),
     ("jetson-tx2", include_str!("../../config/boards/jetson-tx2.toml")),
+    ("raspberry-pi-4", include_str!("../../config/boards/raspberry-pi-4.toml")),
     ("raspberry-pi-5", include_str!("../../config/boards/raspberry-pi-5.toml")),
     ("rk3588", include_str!("../../config/boards/rk3588.toml")),
 ];

@@ -55,6 +55,9 @@ pub struct BoardSpec {
     /// Whether some of its figures are assumed rather than measured.
     #[serde(default)]
     pub synthetic: bool,
+    /// Names by which its device tree says what it is, any of them: how `wattctl board` knows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compatible: Vec<String>,
     /// Power of the whole board with nothing running, in watts.
     pub idle_power_w: f64,
     /// Clock domains.
@@ -183,6 +186,8 @@ pub struct ZoneSpec {
 pub enum RailInterface {
     /// A hwmon with voltage and current per labelled channel (INA3221), or `powerN_input`.
     Hwmon,
+    /// The same chip behind industrial I/O, as JetPack 4 has it: `rail_name_N` with voltage and current.
+    Iio,
     /// `class/powercap`: an energy counter that wraps.
     Powercap,
 }
@@ -195,7 +200,7 @@ pub struct RailSpec {
     pub name: String,
     /// Kernel interface.
     pub interface: RailInterface,
-    /// `name` of the hwmon device (`ina3221`); empty for powercap.
+    /// `name` of the hwmon (`ina3221`) or iio device (`ina3221x`); empty for powercap.
     #[serde(default)]
     pub chip: String,
     /// Whether it carries the whole board's input power.

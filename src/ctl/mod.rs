@@ -1,6 +1,7 @@
 //! The operator's tool, apart from its arguments: what `wattctl` shows, asks, loads and reports.
 
 pub mod ask;
+pub mod board;
 pub mod explain;
 pub mod load;
 pub mod record;

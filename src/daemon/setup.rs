@@ -168,8 +168,7 @@ fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {
 
 /// Loads ONNX Runtime: the configured library, or the usual places.
 pub(super) fn open_runtime(config: &Config) -> Result<&'static OrtRuntime, StartError> {
-    let folders = ["/usr/lib/wattd", "/usr/local/lib/wattd"].map(PathBuf::from).to_vec();
-    let candidates = LibraryCandidates::from_environment(config.runtime.library.clone(), folders);
+    let candidates = LibraryCandidates::installed(config.runtime.library.clone());
     Ok(OrtRuntime::init(&candidates)?)
 }
 

@@ -8,6 +8,7 @@ mod harness;
 mod bad_input;
 mod boards;
 mod clients;
+mod detecting;
 mod explaining;
 mod profiling;
 mod reload_journal;

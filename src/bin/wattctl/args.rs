@@ -32,6 +32,13 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Measure variants anew, and show the models when that is done.
     Profile(ProfileArgs),
+    /// Show what this board has and lacks, and which board file fits.
+    ///
+    /// Clocks, thermal zones with their trips, power rails, batteries and execution providers, found by the names
+    /// inside their nodes; what is missing, and what that costs; which board file that comes with wattd fits, what
+    /// that names and is not here, and what is here and it does not name. With --write a board file to start from.
+    /// Nodes are only read. Reading a power sensor can wake a device that sleeps.
+    Board(BoardArgs),
     /// Check a configuration file with the board file and the models that it names.
     Check(CheckArgs),
     /// Put back the clocks that a daemon, which is gone, left changed.
@@ -238,6 +245,28 @@ pub(crate) struct ProfileArgs {
     /// The question.
     #[command(flatten)]
     pub(crate) ask: AskArgs,
+}
+
+/// `board`.
+#[derive(Debug, Args)]
+pub(crate) struct BoardArgs {
+    /// Write a board file to start from, which must not be there yet. Figures that were not found here say
+    /// `assumed`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Directory that stands for /sys, such as that of `sim-board`; kernel and system are this machine's.
+    #[arg(long, value_name = "DIR", conflicts_with = "root")]
+    pub(crate) sysfs_root: Option<PathBuf>,
+    /// Directory that stands for /, with sys, proc and etc in it: another board's, copied. Execution providers are
+    /// then left out, unless --library names one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// ONNX Runtime library to ask for execution providers [default: the usual places].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) library: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `check`.
@@ -487,6 +516,7 @@ mod tests {
             "wattctl simulate --board b --workload w --seed 3..1",
             "wattctl simulate --board b --workload w --seed 1..x",
             "wattctl simulate --board b --workload w --jobs 0",
+            "wattctl board --root a --sysfs-root b",
             "wattctl whatif c --board b",
             "wattctl whatif c --journal j --workload w",
             "wattctl whatif --workload w",
@@ -498,6 +528,7 @@ mod tests {
             "wattctl load --model m --rate 15 --duration 30s",
             "wattctl load --model m --clients 4",
             "wattctl load --scenario f --seed 3 --record r",
+            "wattctl board --sysfs-root a --write f.toml --json",
             "wattctl infer m --input a=b --input c=d",
             "wattctl explain last --all --json",
             "wattctl explain 12 --journal f",

@@ -6,7 +6,7 @@ use crate::args::{
     WishArgs,
 };
 use crate::terminal::{print, print_json};
-use crate::{Done, explain, machine, simulate, whatif};
+use crate::{Done, board, explain, machine, simulate, whatif};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use std::fs::File;
@@ -35,6 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) fn run(cli: Cli) -> Done {
     match cli.command {
         Command::Report(args) => report(&args),
+        Command::Board(args) => board::board(&args),
         Command::Check(args) => machine::check(&args),
         Command::Restore(args) => machine::restore(&args),
         Command::Replay(args) => machine::replay(&args),

@@ -9,6 +9,7 @@ use std::path::Path;
 const GOOD: &str = r#"
 name = "test"
 description = "a board"
+compatible = ["vendor,board"]
 idle_power_w = 2.5
 thermal = { fast_k_per_w = 1.0, fast_tau_s = 2.0, slow_k_per_w = 3.0, slow_tau_s = 60.0 }
 [[domain]]
@@ -69,6 +70,12 @@ fn a_good_file_becomes_the_board_it_describes() {
 fn each_wrong_value_is_named_with_what_would_be_right() {
     let cases = [
         ("idle_power_w = 2.5", "idle_power_w = nan", "idle_power_w = NaN: expected watts between 0 and 1000"),
+        (
+            "[\"vendor,board\"]",
+            "[\"vendor,board\", \"board\"]",
+            "compatible[1] = \"board\": expected a device tree's `compatible`, such as",
+        ),
+        ("\"vendor,board\"", "\"a board, or so\"", "compatible[0] = \"a board, or so\": expected a device"),
         ("idle_power_w = 2.5", "idle_power_w = -1", "idle_power_w = -1.0: expected watts"),
         (
             "name = \"emc\"",
@@ -125,10 +132,10 @@ fn each_wrong_value_is_named_with_what_would_be_right() {
 fn what_is_no_board_file_is_named_with_its_line() {
     let cases = [
         ("name = \"test\"", "name = \"test", "boards/test.toml:2: "),
-        ("idle_power_w = 2.5", "idle_power_w = 2.5\nfan = 1", "boards/test.toml:5: unknown field `fan`"),
+        ("idle_power_w = 2.5", "idle_power_w = 2.5\nfan = 1", "boards/test.toml:6: unknown field `fan`"),
         ("kind = \"cpu\"", "kind = \"tpu\"", "unknown variant `tpu`"),
         ("description = \"a board\"\n", "", "missing field `description`"),
-        ("threads = 2", "threads = -2", "boards/test.toml:18: "),
+        ("threads = 2", "threads = -2", "boards/test.toml:19: "),
     ];
     for (from, to, expected) in cases {
         let message = replaced(from, to);

@@ -156,6 +156,8 @@ pub struct RailSensor {
 pub struct PlantSpec {
     /// Name of the board.
     pub board: String,
+    /// What its device tree calls it; none where it has none.
+    pub compatible: Vec<String>,
     /// Factor on the work of every run that is not a measured network, so that small demonstration
     /// models load the board as full-size networks would. 1 = as it is.
     pub work_scale: f64,
@@ -245,6 +247,7 @@ impl PlantSpec {
         let scalars = reader.scalars()?;
         Ok(Self {
             board: board.name.clone(),
+            compatible: board.compatible.clone(),
             work_scale: scalars.work_scale,
             thermal_speedup: scalars.thermal_speedup,
             ambient_c: scalars.ambient_c,

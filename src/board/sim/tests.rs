@@ -14,9 +14,11 @@ use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 use std::sync::Arc;
 
-pub(super) const BOARDS: [(&str, &str); 5] = [
+pub(super) const BOARDS: [(&str, &str); 7] = [
     ("jetson-tx2", include_str!("../../../config/boards/jetson-tx2.toml")),
     ("jetson-orin-nano", include_str!("../../../config/boards/jetson-orin-nano.toml")),
+    ("jetson-nano", include_str!("../../../config/boards/jetson-nano.toml")),
+    ("raspberry-pi-4", include_str!("../../../config/boards/raspberry-pi-4.toml")),
     ("raspberry-pi-5", include_str!("../../../config/boards/raspberry-pi-5.toml")),
     ("rk3588", include_str!("../../../config/boards/rk3588.toml")),
     ("desktop", include_str!("../../../config/boards/desktop.toml")),

@@ -44,14 +44,9 @@ enum Power {
 impl BatterySensor {
     /// The machine's batteries; those of peripherals (`scope` Device) are left out.
     pub(crate) fn find(root: &SysfsRoot) -> Result<Self, String> {
-        let packs: Vec<Pack> = root
-            .list(CLASS)
+        let packs: Vec<Pack> = batteries(root)
             .into_iter()
-            .map(|entry| Path::new(CLASS).join(entry))
-            .filter(|supply| root.read(supply.join("type")).is_ok_and(|kind| kind == "Battery"))
-            .filter(|supply| root.read(supply.join("scope")).map_or(true, |scope| scope != "Device"))
-            .filter(|supply| root.read(supply.join("present")).map_or(true, |present| present != "0"))
-            .filter_map(|supply| Pack::find(root, &supply))
+            .filter_map(|supply| Pack::find(root, &Path::new(CLASS).join(supply)))
             .collect();
         if packs.is_empty() {
             return Err(format!("no battery with energy or charge under {}", root.path(CLASS).display()));
@@ -71,6 +66,17 @@ impl BatterySensor {
         }
         Ok(sum)
     }
+}
+
+/// Names of the machine's batteries, whether or not they say enough.
+pub(crate) fn batteries(root: &SysfsRoot) -> Vec<String> {
+    let reads = |entry: &str, node: &str| root.read(Path::new(CLASS).join(entry).join(node));
+    root.list(CLASS)
+        .into_iter()
+        .filter(|supply| reads(supply, "type").is_ok_and(|kind| kind == "Battery"))
+        .filter(|supply| reads(supply, "scope").map_or(true, |scope| scope != "Device"))
+        .filter(|supply| reads(supply, "present").map_or(true, |present| present != "0"))
+        .collect()
 }
 
 impl Pack {

@@ -22,6 +22,14 @@ pub(crate) fn find(root: &SysfsRoot, cpu: &str) -> Result<ClockNodes, String> {
     Err(format!("no cpufreq policy holds CPU {cpu} under {}", root.path(CLASS).display()))
 }
 
+/// Every policy whose bounds are there.
+pub(crate) fn all(root: &SysfsRoot) -> Vec<ClockNodes> {
+    let policies = root.list(CLASS).into_iter().filter(|entry| entry.starts_with("policy"));
+    let directories = policies.map(|entry| Path::new(CLASS).join(entry));
+    let usable = directories.filter(|directory| root.exists(directory.join("scaling_max_freq")));
+    usable.map(|directory| nodes(root, directory)).collect()
+}
+
 fn nodes(root: &SysfsRoot, directory: PathBuf) -> ClockNodes {
     let table = root
         .read(directory.join("scaling_available_frequencies"))

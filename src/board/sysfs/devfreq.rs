@@ -40,6 +40,13 @@ pub(crate) fn find(root: &SysfsRoot, select: &str) -> Result<ClockNodes, String>
     })
 }
 
+/// Every device whose bounds are there.
+pub(crate) fn all(root: &SysfsRoot) -> Vec<ClockNodes> {
+    let devices = root.list(CLASS).into_iter();
+    let usable = devices.filter(|entry| root.exists(Path::new(CLASS).join(entry).join("max_freq")));
+    usable.map(|entry| nodes(root, &entry)).collect()
+}
+
 fn list(names: &[&String]) -> String {
     names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -8,6 +8,7 @@ use super::powercap::EnergyRate;
 use super::root::{Attribute, Limits, Page, SysfsError, SysfsRoot, plausible_power};
 use crate::time::Timestamp;
 use crate::units::Microwatts;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const CLASS: &str = "class/hwmon";
@@ -67,6 +68,60 @@ impl HwmonRail {
     }
 }
 
+/// A channel with power, as [`HwmonRail::find`] takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Channel {
+    /// `name` of the chip.
+    pub(crate) chip: String,
+    /// Label of the channel, or its own name.
+    pub(crate) label: String,
+}
+
+/// Every channel with power of every chip, but for those of batteries and mains adapters, which show the
+/// same once more.
+pub(crate) fn all(root: &SysfsRoot) -> Vec<Channel> {
+    let mut found = Vec::new();
+    for entry in root.list(CLASS) {
+        let directory = Path::new(CLASS).join(entry);
+        let Ok(chip) = root.read(directory.join("name")) else { continue };
+        let supply = root.exists(directory.join("device/online"))
+            || root.read(directory.join("device/type")).is_ok_and(|kind| kind == "Battery");
+        if chip.is_empty() || supply {
+            continue;
+        }
+        let nodes: BTreeSet<String> = root.list(&directory).into_iter().collect();
+        let labels = (0..=MAX_CHANNEL).filter_map(|n| label_of(root, &directory, &nodes, &chip, n));
+        let rails = labels.filter(|label| !is_no_rail(label));
+        found.extend(rails.map(|label| Channel { chip: chip.clone(), label }));
+    }
+    found
+}
+
+/// What a channel with power is called.
+fn label_of(
+    root: &SysfsRoot,
+    directory: &Path,
+    nodes: &BTreeSet<String>,
+    chip: &str,
+    n: u32,
+) -> Option<String> {
+    let has = |kind: &str, node: &str| nodes.contains(&format!("{kind}{n}_{node}"));
+    let label = |kind: &str| {
+        let node = directory.join(format!("{kind}{n}_label"));
+        has(kind, "label").then(|| root.read(node).ok()).flatten().filter(|label| !label.is_empty())
+    };
+    if has("power", "input") || has("power", "average") {
+        let given = label("power").or_else(|| label("in")).or_else(|| label("curr"));
+        return Some(given.unwrap_or_else(|| format!("power{n}")));
+    }
+    if has("in", "input") && has("curr", "input") {
+        // Without a label, a voltage and a current of one number belong together on power monitors only.
+        let given = label("in").or_else(|| label("curr"));
+        return given.or_else(|| chip.starts_with("ina").then(|| format!("in{n}")));
+    }
+    has("energy", "input").then(|| label("energy").unwrap_or_else(|| format!("energy{n}")))
+}
+
 fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
     root.list(CLASS)
         .into_iter()
@@ -115,7 +170,7 @@ fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<HwmonRail> {
 }
 
 /// Unconnected channels, and the INA3221's sum of shunt voltages, which is no rail.
-fn is_no_rail(label: &str) -> bool {
+pub(crate) fn is_no_rail(label: &str) -> bool {
     label == "NC" || label.starts_with("sum of ")
 }
 

@@ -6,17 +6,18 @@
 pub(crate) mod kill;
 
 mod actuate;
-mod battery;
-mod clock;
-mod cpufreq;
-mod devfreq;
-mod hwmon;
+pub(crate) mod battery;
+pub(crate) mod clock;
+pub(crate) mod cpufreq;
+pub(crate) mod devfreq;
+pub(crate) mod hwmon;
+pub(crate) mod iio;
 mod memory;
-mod powercap;
-mod psi;
-mod root;
-mod telemetry;
-mod thermal;
+pub(crate) mod powercap;
+pub(crate) mod psi;
+pub(crate) mod root;
+pub(crate) mod telemetry;
+pub(crate) mod thermal;
 
 pub use actuate::SysfsActuator;
 pub use root::{SysfsError, SysfsRoot, fault_of};
@@ -161,7 +162,7 @@ fn unwritable(root: &SysfsRoot, bound: &Path) -> Option<String> {
 }
 
 /// A clock domain's nodes.
-fn find_nodes(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockNodes, String> {
+pub(crate) fn find_nodes(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockNodes, String> {
     match domain.interface {
         DomainInterface::Cpufreq => cpufreq::find(root, &domain.select),
         DomainInterface::Devfreq => devfreq::find(root, &domain.select),

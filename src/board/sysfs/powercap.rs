@@ -42,6 +42,22 @@ impl EnergyRate {
         Err(format!("no powercap zone {name:?} under {}", root.path(CLASS).display()))
     }
 
+    /// Name of every zone with a counter, and the zone that it is a part of.
+    pub(crate) fn all(root: &SysfsRoot) -> Vec<(String, Option<String>)> {
+        let named = |entry: &str| {
+            let name = root.read(Path::new(CLASS).join(entry).join("name"));
+            name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| entry.to_owned())
+        };
+        let counted = |entry: &String| root.exists(Path::new(CLASS).join(entry).join("energy_uj"));
+        // `intel-rapl:0:1` is the second part of `intel-rapl:0`.
+        let whole = |entry: &str| {
+            let (parent, _) = entry.rsplit_once(':').filter(|(parent, _)| parent.contains(':'))?;
+            Some(named(parent))
+        };
+        let entries = root.list(CLASS).into_iter().filter(counted);
+        entries.map(|entry| (named(&entry), whole(&entry))).collect()
+    }
+
     /// The average power since the last reading.
     pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
         let energy = self.counter.within(&Limits::COUNT, buffer)?;

@@ -10,7 +10,7 @@ use crate::units::{Kilohertz, Microwatts, MilliCelsius};
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// An attribute's value never exceeds a page.
@@ -232,7 +232,8 @@ impl Attribute {
         super::kill::injected(&self.path)?;
         let file = match self.file.take() {
             Some(file) => file,
-            None => File::open(&self.path)?,
+            // A pipe that somebody put into an injected tree must not be waited for.
+            None => OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.path)?,
         };
         if self.keep_open {
             let length = file.read_at(buffer, 0)?;

@@ -3,6 +3,7 @@
 use super::battery::BatterySensor;
 use super::clock::ClockSensor;
 use super::hwmon::HwmonRail;
+use super::iio::IioRail;
 use super::memory::MemorySensor;
 use super::powercap::EnergyRate;
 use super::psi::PressureSensor;
@@ -69,22 +70,27 @@ impl<S> Watched<S> {
 }
 
 /// A rail, however it is read.
-enum RailSensor {
+pub(crate) enum RailSensor {
     Hwmon(HwmonRail),
+    Iio(IioRail),
     Powercap(EnergyRate),
 }
 
 impl RailSensor {
-    fn find(root: &SysfsRoot, rail: &RailSpec) -> Result<Self, String> {
+    /// The rail of a board file.
+    pub(crate) fn find(root: &SysfsRoot, rail: &RailSpec) -> Result<Self, String> {
         match rail.interface {
             RailInterface::Hwmon => HwmonRail::find(root, &rail.chip, &rail.name).map(Self::Hwmon),
+            RailInterface::Iio => IioRail::find(root, &rail.chip, &rail.name).map(Self::Iio),
             RailInterface::Powercap => EnergyRate::find(root, &rail.name).map(Self::Powercap),
         }
     }
 
-    fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
+    /// The power now.
+    pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
         match self {
             Self::Hwmon(rail) => rail.sample(now, buffer),
+            Self::Iio(rail) => rail.sample(buffer),
             Self::Powercap(rate) => rate.sample(now, buffer),
         }
     }

@@ -59,19 +59,29 @@ fn directories(root: &SysfsRoot, name: &str) -> Vec<PathBuf> {
 /// passive trip that the kernel leaves at or above critical is clamped to it.
 pub(crate) fn adopt_trips(root: &SysfsRoot, zone: &mut Zone) {
     for directory in directories(root, &zone.name) {
-        let Trips { passive, critical } = trips(root, &directory);
+        let Trips { passive, critical, .. } = trips(root, &directory);
         zone.critical = critical.unwrap_or(zone.critical);
         zone.passive = passive.unwrap_or(zone.passive).min(zone.critical);
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Trips {
-    passive: Option<MilliCelsius>,
-    critical: Option<MilliCelsius>,
+/// The lowest believable trip of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Trips {
+    pub(crate) passive: Option<MilliCelsius>,
+    pub(crate) hot: Option<MilliCelsius>,
+    pub(crate) critical: Option<MilliCelsius>,
 }
 
-fn trips(root: &SysfsRoot, directory: &Path) -> Trips {
+/// The `type` of every zone, or why it cannot be read; each with its directory.
+pub(crate) fn all(root: &SysfsRoot) -> Vec<(PathBuf, Result<String, SysfsError>)> {
+    let zones = root.list(CLASS).into_iter().filter(|entry| entry.starts_with("thermal_zone"));
+    let directories = zones.map(|entry| Path::new(CLASS).join(entry));
+    directories.map(|directory| (directory.clone(), root.read(directory.join("type")))).collect()
+}
+
+/// What a zone's kernel says about its trips.
+pub(crate) fn trips(root: &SysfsRoot, directory: &Path) -> Trips {
     let mut found = Trips::default();
     for index in 0..MAX_TRIPS {
         let Ok(kind) = root.read(directory.join(format!("trip_point_{index}_type"))) else { break };
@@ -84,6 +94,7 @@ fn trips(root: &SysfsRoot, directory: &Path) -> Trips {
         }
         let slot = match kind.as_str() {
             "passive" => &mut found.passive,
+            "hot" => &mut found.hot,
             "critical" => &mut found.critical,
             _ => continue,
         };

@@ -120,6 +120,13 @@ impl LibraryCandidates {
         Self { configured, environment: std::env::var_os(LIBRARY_VARIABLE), folders }
     }
 
+    /// The same with the folders of an installed daemon.
+    #[must_use]
+    pub fn installed(configured: Option<PathBuf>) -> Self {
+        let folders = ["/usr/lib/wattd", "/usr/local/lib/wattd"].map(PathBuf::from).to_vec();
+        Self::from_environment(configured, folders)
+    }
+
     /// The libraries to try, in order, each with who named it.
     fn paths(&self) -> Vec<(&'static str, PathBuf)> {
         if let Some(path) = &self.configured {
@@ -305,6 +312,25 @@ impl OrtRuntime {
             format!("{} on {}", device.ep().unwrap_or("?"), device_name(device.hardware_device().ty()))
         });
         names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Execution providers, each with a kind of processor that it runs on.
+    #[must_use]
+    pub fn offers(&self) -> Vec<(String, UnitKind)> {
+        let mut offers = Vec::new();
+        for device in self.environment.devices() {
+            let kind = match device.hardware_device().ty() {
+                DeviceType::CPU => UnitKind::Cpu,
+                DeviceType::GPU => UnitKind::Gpu,
+                DeviceType::NPU => UnitKind::Npu,
+                _ => continue,
+            };
+            let offer = (device.ep().unwrap_or("?").to_owned(), kind);
+            if !offers.contains(&offer) {
+                offers.push(offer);
+            }
+        }
+        offers
     }
 
     /// The device that runs a unit: the provider's first one of the unit's kind.

@@ -53,6 +53,8 @@ pub(super) enum Attr {
         text: String,
         mode: u16,
     },
+    /// A fixed text without a line's end.
+    Text(String),
     /// A fixed text of a cpufreq policy, which an offline CPU hides.
     Policy(DomainId, String),
     Clock(DomainId, ClockNode, u16),
@@ -104,6 +106,7 @@ impl Attr {
     /// What a read gives, newline included.
     pub(super) fn read(&self, plant: &Plant) -> Result<String, Errno> {
         let text = match self {
+            Self::Text(text) => return Ok(text.clone()),
             Self::Fixed { text, .. } => text.clone(),
             Self::Policy(domain, text) => {
                 online(plant, *domain)?;

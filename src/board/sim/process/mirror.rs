@@ -125,7 +125,7 @@ fn clear(root: &Path) -> io::Result<()> {
         let message = format!("{} is not empty and was not made by a simulated board", root.display());
         return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, message));
     }
-    for name in ["class", "devices"] {
+    for name in ["bus", "class", "devices", "firmware"] {
         match fs::remove_dir_all(root.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -37,16 +37,28 @@ impl Tree {
         }
         tree.zones(spec);
         tree.hwmons(spec);
+        tree.iios(spec);
         tree.powercaps(spec);
         tree.supplies(spec);
         if spec.pi_firmware {
             tree.add("devices/platform/soc/soc:firmware/get_throttled", Attr::PiThrottled);
+        }
+        if !spec.compatible.is_empty() {
+            // Texts of a device tree end in NUL.
+            let at = "firmware/devicetree/base";
+            tree.add(&format!("{at}/model"), Attr::Text(format!("{} (simulated)\0", spec.board)));
+            tree.add(&format!("{at}/compatible"), Attr::Text(format!("{}\0", spec.compatible[0])));
         }
         // Always there on a kernel, with or without entries.
         for class in ["devfreq", "hwmon", "power_supply", "powercap", "thermal"] {
             tree.directory(&format!("class/{class}"));
         }
         tree.directory("devices/system/cpu/cpufreq");
+        let policies = spec.domains.iter().map(|domain| domain.cpus.as_str());
+        let cpus: Vec<&str> = policies.flat_map(str::split_ascii_whitespace).collect();
+        if !cpus.is_empty() {
+            tree.fixed("devices/system/cpu/online", cpus.join(","));
+        }
         tree
     }
 
@@ -232,6 +244,23 @@ impl Tree {
         } else {
             add(format!("power{number}_input"), RailNode::Microwatts);
             self.fixed(&format!("{at}/power{number}_label"), label);
+        }
+    }
+
+    /// As the INA3221 driver of JetPack 4 shows its rails: devices of three channels, counted from 0.
+    fn iios(&mut self, spec: &PlantSpec) {
+        let sensors = spec.sensors.iter().enumerate();
+        let sensors: Vec<_> = sensors.filter(|(_, sensor)| sensor.interface == RailInterface::Iio).collect();
+        for (device, rails) in sensors.chunks(3).enumerate() {
+            let at = format!("devices/platform/i2c-6/6-004{device}/iio:device{device}");
+            for (n, (index, sensor)) in rails.iter().enumerate() {
+                self.fixed(&format!("{at}/name"), sensor.chip.clone());
+                self.fixed(&format!("{at}/rail_name_{n}"), sensor.name.clone());
+                let (rail, volts) = (RailId::at(*index), RailNode::Millivolts);
+                self.add(&format!("{at}/in_voltage{n}_input"), Attr::Rail(rail, volts));
+                self.add(&format!("{at}/in_current{n}_input"), Attr::Rail(rail, RailNode::Milliamperes));
+            }
+            self.link(&format!("bus/iio/devices/iio:device{device}"), &at);
         }
     }
 

@@ -84,7 +84,15 @@ impl Served {
     }
 }
 
-const BOARDS: [&str; 5] = ["desktop", "jetson-orin-nano", "jetson-tx2", "raspberry-pi-5", "rk3588"];
+const BOARDS: [&str; 7] = [
+    "desktop",
+    "jetson-nano",
+    "jetson-orin-nano",
+    "jetson-tx2",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "rk3588",
+];
 
 fn failures(readings: &Readings) -> Vec<(String, SensorFault)> {
     let zones = readings.zones.iter().map(|r| r.err()).enumerate().map(|(i, e)| (format!("zone {i}"), e));

@@ -1,0 +1,76 @@
+//! `board`: from arguments to a look over the board, and a board file.
+
+use crate::args::BoardArgs;
+use crate::terminal::{print, print_json};
+use crate::{Done, Failure};
+use anyhow::{Context as _, anyhow};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use wattd::board::detect::{Accelerator, Places, draft};
+use wattd::board::sysfs::Roots;
+use wattd::ctl::board::{Look, Providers};
+use wattd::exec::ort::{LibraryCandidates, OrtRuntime, disable_telemetry};
+
+/// Shows what the board has, and writes a board file if asked to.
+pub(crate) fn board(args: &BoardArgs) -> Done {
+    let places = match (&args.root, &args.sysfs_root) {
+        (Some(root), _) => Places::below(root),
+        (None, Some(sys)) => {
+            Places { roots: Roots { sys: sys.clone(), ..Roots::default() }, ..Places::default() }
+        }
+        (None, None) => Places::default(),
+    };
+    // The libraries of another root are not for this machine.
+    let asked = args.root.is_none() || args.library.is_some();
+    let look = Look::over(&places, asked.then(|| providers(args.library.as_deref())))
+        .map_err(|error| Failure::Input(error.into()))?;
+    if args.json {
+        print_json(&look)?;
+    } else {
+        print(&look.text())?;
+    }
+    match &args.write {
+        Some(file) => write(file, &look, args.json),
+        None => Ok(()),
+    }
+}
+
+fn providers(library: Option<&Path>) -> Providers {
+    // Before the library makes threads.
+    if let Err(error) = disable_telemetry() {
+        return Providers { problem: Some(error.to_string()), ..Providers::default() };
+    }
+    match OrtRuntime::init(&LibraryCandidates::installed(library.map(Path::to_owned))) {
+        Ok(runtime) => Providers {
+            library: Some(runtime.library().to_owned()),
+            version: Some(runtime.version().to_owned()),
+            devices: runtime
+                .offers()
+                .into_iter()
+                .map(|(provider, kind)| Accelerator { provider, kind })
+                .collect(),
+            problem: None,
+        },
+        Err(error) => Providers { problem: Some(error.to_string()), ..Providers::default() },
+    }
+}
+
+fn write(file: &Path, look: &Look, quietly: bool) -> Done {
+    let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let devices = look.providers.as_ref().map_or(&[][..], |providers| &providers.devices);
+    let text = draft(name, &look.found, look.nearest.as_ref(), devices)
+        .map_err(|error| Failure::Input(error.into()))?;
+    // What stands there may hold somebody's measurements.
+    let made = OpenOptions::new().write(true).create_new(true).open(file);
+    let mut out = made.map_err(|error| {
+        let hint =
+            if error.kind() == ErrorKind::AlreadyExists { ": name a file that is not there" } else { "" };
+        Failure::Input(anyhow!("--write {}: {error}{hint}", file.display()))
+    })?;
+    out.write_all(text.as_bytes()).with_context(|| format!("--write {}", file.display()))?;
+    if !quietly {
+        print(&format!("written to {}: name it in [board] of the configuration\n", file.display()))?;
+    }
+    Ok(())
+}

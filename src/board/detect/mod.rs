@@ -1,0 +1,179 @@
+//! Looks over a board that no file describes yet: what it is, what it can measure and what can be set; says
+//! which board file that comes with the project fits, and writes one to start from. Only reads.
+//!
+//! Nodes are known by what stands in them (`name`, `type`, `of_node`), never by their numbers, through the same
+//! readers that the daemon uses: what is listed here can be named in a board file. Anything may be missing, and
+//! nothing that a node says is trusted: reads and lists are bounded, and texts are made fit to be shown.
+
+mod clocks;
+mod draft;
+mod gaps;
+mod identity;
+mod nearest;
+mod sensors;
+
+pub use clocks::{ClockKind, FoundClock};
+pub use draft::{Accelerator, draft};
+pub use gaps::Gap;
+pub use identity::{Identity, L4t};
+pub use nearest::{Nearest, nearest};
+pub use sensors::{FoundBattery, FoundRail, FoundZone};
+
+use super::sysfs::psi::PressureSensor;
+use super::sysfs::root::{SysfsError, SysfsRoot};
+use super::sysfs::{BoardError, Roots};
+use crate::core::event::SensorFault;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Most characters of a text from the board that are shown.
+const MAX_SHOWN: usize = 300;
+/// Most nodes that could not be read and are told of.
+const MAX_COMPLAINTS: usize = 64;
+/// CPUs are numbered below this.
+const MAX_CPUS: u16 = 1024;
+
+/// The directories that are looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Stand for `/sys` and `/proc`.
+    pub roots: Roots,
+    /// Stands for `/etc`.
+    pub etc: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { roots: Roots::default(), etc: PathBuf::from("/etc") }
+    }
+}
+
+impl Places {
+    /// All of them in another root directory, such as that of a mounted image.
+    #[must_use]
+    pub fn below(root: &Path) -> Self {
+        Self { roots: Roots { sys: root.join("sys"), proc: root.join("proc") }, etc: root.join("etc") }
+    }
+}
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// What the board and its software say they are.
+    pub identity: Identity,
+    /// CPUs that are online.
+    pub cpus: Vec<u16>,
+    /// CPUs that are switched off.
+    pub offline: Vec<u16>,
+    /// Clock domains.
+    pub clocks: Vec<FoundClock>,
+    /// Thermal zones, one for each `type`.
+    pub zones: Vec<FoundZone>,
+    /// Power rails.
+    pub rails: Vec<FoundRail>,
+    /// The batteries together.
+    pub battery: Option<FoundBattery>,
+    /// Whether the kernel tells how long tasks wait for each other (PSI).
+    pub pressure: bool,
+    /// Nodes that are there but cannot be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+/// Looks over a board.
+///
+/// # Errors
+/// If there is no directory that stands for `/sys`. All else may be missing.
+pub fn look(places: &Places) -> Result<Found, BoardError> {
+    let sys = &places.roots.sys;
+    if !sys.is_dir() {
+        return Err(BoardError::NoRoot { root: sys.clone() });
+    }
+    let (root, proc) = (SysfsRoot::new(sys), SysfsRoot::new(&places.roots.proc));
+    let mut notes = Notes::default();
+    let identity = identity::identify(&root, &proc, &SysfsRoot::new(&places.etc), &mut notes);
+    let mut listed = |node: &str| {
+        let text = notes.keep(root.read(format!("devices/system/cpu/{node}")));
+        text.map(|text| numbers(&text)).unwrap_or_default()
+    };
+    let (mut cpus, offline) = (listed("online"), listed("offline"));
+    let clocks = clocks::clocks(&root, &mut notes);
+    if cpus.is_empty() {
+        cpus = clocks.iter().flat_map(|clock| clock.cpus.iter().copied()).collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+    }
+    let zones = sensors::zones(&root, &mut notes);
+    let rails = sensors::rails(&root);
+    let battery = sensors::battery(&root);
+    let pressure = PressureSensor::find(&proc).is_ok();
+    Ok(Found { identity, cpus, offline, clocks, zones, rails, battery, pressure, unreadable: notes.0 })
+}
+
+/// What could not be read.
+#[derive(Debug, Default)]
+struct Notes(Vec<String>);
+
+impl Notes {
+    fn add(&mut self, what: impl ToString) {
+        if self.0.len() < MAX_COMPLAINTS {
+            self.0.push(shown(&what.to_string()));
+        }
+    }
+
+    /// A text that may be missing or empty; any other trouble is noted.
+    fn keep(&mut self, text: Result<String, SysfsError>) -> Option<String> {
+        match text {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(error) => {
+                if error.fault() != SensorFault::Missing {
+                    self.add(error);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// A text from the board as it may be shown: without control characters, which a terminal would obey, and
+/// not endless.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars()
+        .take(MAX_SHOWN)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+/// CPUs as the kernel lists them: `0-3,6`, or with spaces between them.
+fn numbers(text: &str) -> Vec<u16> {
+    let mut found = Vec::new();
+    for part in text.split([',', ' ', '\n']).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { continue };
+        found.extend((first..=last.min(MAX_CPUS - 1)).take(usize::from(MAX_CPUS)));
+        if found.len() > usize::from(MAX_CPUS) {
+            break;
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_read_in_both_dialects() {
+        assert_eq!(numbers("0-3,6"), [0, 1, 2, 3, 6]);
+        assert_eq!(numbers("4 5 \n"), [4, 5]);
+        assert_eq!(numbers("3-1,x,7-"), [] as [u16; 0]);
+        assert_eq!(numbers("0-65535").len(), usize::from(MAX_CPUS), "bounded");
+    }
+
+    #[test]
+    fn what_is_shown_cannot_command_a_terminal() {
+        assert_eq!(shown("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(shown(&"x".repeat(5_000)).len(), MAX_SHOWN);
+    }
+}
