@@ -325,10 +325,8 @@ fn mhz(khz: u32) -> String {
     format!("{} MHz", khz / 1000)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "for people")]
 fn bytes(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.1} MiB") }
+    indicatif::HumanBytes(bytes).to_string()
 }
 
 fn span(seconds: f64) -> impl Display {

@@ -82,9 +82,27 @@ struct Pair {
     points: Box<[Point]>,
     /// The factors of the unit's filter, as of one of its versions, and the slowdowns that follow by operating point; zero
     /// where none was asked for since. The planner asks often, of few points, and what it asks for changes once a run.
+    #[serde(skip)]
     factors: Cell<Factors>,
+    #[serde(with = "emptied")]
     slowdowns: Box<[Cell<f64>]>,
+    #[serde(skip)]
     slowdowns_of: Cell<u64>,
+}
+
+/// What is found again when it is asked for has no place in a saved state; only how much there is of it.
+mod emptied {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use std::cell::Cell;
+
+    #[allow(clippy::borrowed_box, reason = "what serde calls it with")]
+    pub(super) fn serialize<S: Serializer>(found: &Box<[Cell<f64>]>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u16(u16::try_from(found.len()).map_err(serde::ser::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Box<[Cell<f64>]>, D::Error> {
+        Ok(vec![Cell::new(0.0); usize::from(u16::deserialize(from)?)].into())
+    }
 }
 
 impl Pair {

@@ -70,8 +70,10 @@ pub(super) struct Tail {
     after_late: (f64, f64),
     gaussian: Option<Gaussian>,
     /// What was asked last and the answers: the planner asks the same for every batch and variant.
+    #[serde(skip)]
     asked: [Cell<(f64, f64)>; ASKED],
     /// The same of the mean excess: it is asked for at every clock.
+    #[serde(skip)]
     asked_excess: Cell<(f64, f64)>,
 }
 
