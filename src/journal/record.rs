@@ -199,6 +199,7 @@ impl Writer {
                 self.written = 0;
             }
             Order::Write(line) => {
+                let had_room = self.written <= self.limit_bytes;
                 self.written += write_line(&mut self.file, &line)?;
                 if let Line::Event { at, .. } = line
                     && at.since(self.flushed_at) > FLUSH_EVERY
@@ -206,8 +207,8 @@ impl Writer {
                     self.flushed_at = at;
                     self.file.flush()?;
                 }
-                if self.written > self.limit_bytes {
-                    self.written = 0;
+                // Once for each file: what waits in the backlog must not ask for another.
+                if had_room && self.written > self.limit_bytes {
                     self.full.store(true, Ordering::Relaxed);
                 }
             }
