@@ -15,6 +15,9 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap()
 }
 
+/// The units that listen for the daemon.
+const SOCKETS: [&str; 2] = ["wattd.socket", "wattd-metrics.socket"];
+
 /// Runs a tool; `None` if there is none on this machine.
 fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(tool).args(arguments).env("LC_ALL", "C.UTF-8").output() {
@@ -30,7 +33,7 @@ fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
 /// The unit in a folder of its own, with drop-ins, and with binaries that exist on this machine.
 fn unit(folder: &Path, drop_ins: &[&str]) -> String {
     let mut text = read("wattd.service");
-    assert!(text.contains("/usr/bin/wattd ") && text.contains("/usr/bin/wattctl "));
+    assert!(text.contains("=/usr/bin/wattd ") && text.contains("=/usr/bin/wattctl "));
     text = text.replace("/usr/bin/wattd ", concat!(env!("CARGO_BIN_EXE_wattd"), " "));
     text = text.replace("/usr/bin/wattctl ", concat!(env!("CARGO_BIN_EXE_wattctl"), " "));
     for drop_in in drop_ins {
@@ -39,15 +42,21 @@ fn unit(folder: &Path, drop_ins: &[&str]) -> String {
     }
     let path = folder.join("wattd.service");
     std::fs::write(&path, text).unwrap();
+    for socket in SOCKETS {
+        std::fs::write(folder.join(socket), read(socket)).unwrap();
+    }
     path.to_str().unwrap().to_owned()
 }
 
 #[test]
 fn the_unit_is_what_systemd_understands() {
-    for drop_ins in [[].as_slice(), &["accelerator.conf"], &["no-network.conf"]] {
+    for drop_ins in [[].as_slice(), &["accelerator.conf"], &["loopback.conf"]] {
         let folder = tempfile::tempdir().unwrap();
         let path = unit(folder.path(), drop_ins);
-        let Some(output) = run("systemd-analyze", &["verify", "--man=no", &path]) else { return };
+        let sockets = SOCKETS.map(|socket| folder.path().join(socket).display().to_string());
+        let Some(output) = run("systemd-analyze", &["verify", "--man=no", &path, &sockets[0], &sockets[1]]) else {
+            return;
+        };
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         // Other units of this machine may have faults of their own.
         let ours: Vec<&str> = said.lines().filter(|line| line.contains("wattd")).collect();
@@ -55,12 +64,10 @@ fn the_unit_is_what_systemd_understands() {
     }
 }
 
-/// `systemd-analyze security`: 0 is a sealed box, 10 no protection. The unit's own figure is reached with
-/// Prometheus on loopback; without the network it is less.
+/// `systemd-analyze security`: 0 is a sealed box, 10 no protection.
 #[test]
 fn the_unit_is_exposed_no_more_than_it_must() {
-    for (drop_ins, most) in [([].as_slice(), 1.2), (&["no-network.conf"], 0.5), (&["accelerator.conf"], 1.6)]
-    {
+    for (drop_ins, most) in [([].as_slice(), 0.7), (&["accelerator.conf"], 1.0), (&["loopback.conf"], 1.4)] {
         let folder = tempfile::tempdir().unwrap();
         let path = unit(folder.path(), drop_ins);
         let arguments = ["security", "--offline=true", "--no-pager", &path];
@@ -79,12 +86,12 @@ fn the_unit_is_exposed_no_more_than_it_must() {
 /// Every directive that restricts or grants has a comment above its group.
 #[test]
 fn every_directive_is_justified() {
-    for name in ["wattd.service", "accelerator.conf", "no-network.conf"] {
+    for name in ["wattd.service", "wattd.socket", "wattd-metrics.socket", "accelerator.conf", "loopback.conf"] {
         let mut justified = false;
         for line in read(name).lines() {
             match line.chars().next() {
                 None => justified = false,
-                Some('[') => justified = name != "wattd.service",
+                Some('[') => justified = name.ends_with(".conf"),
                 Some('#') => justified = true,
                 Some(_) => {
                     let plain = ["Description", "Documentation", "WantedBy"];
@@ -146,6 +153,110 @@ fn groups_and_clock_files_are_handed_over() {
     assert_eq!(bystander.metadata().unwrap().mode() & 0o777, 0o644, "only what is written is handed over");
 }
 
+/// The sockets stand where the configuration says that the daemon would listen.
+#[test]
+fn the_sockets_are_those_of_the_configuration() {
+    let config: toml::Table =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/wattd.toml"))
+            .unwrap()
+            .parse()
+            .unwrap();
+    let says = |key: &str| config["socket"][key].as_str().unwrap();
+    let socket = read("wattd.socket");
+    for line in [
+        format!("Symlinks={}", says("path")),
+        format!("SocketMode={}", says("mode")),
+        format!("SocketGroup={}", says("group")),
+    ] {
+        assert!(socket.lines().any(|found| found == line), "{line}");
+    }
+    let metrics = format!("ListenStream={}", config["metrics"]["listen"].as_str().unwrap());
+    assert!(read("wattd-metrics.socket").lines().any(|line| line == metrics), "{metrics}");
+}
+
+/// `scripts/install` below a folder: all files in place, an edited configuration kept, and everything taken away again.
+#[test]
+fn what_is_installed_below_a_folder_goes_again() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join(".wattd/onnxruntime/lib/libonnxruntime.so").exists() {
+        eprintln!("skipped: there is no ONNX Runtime to install (scripts/setup)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_wattd")).parent().unwrap();
+    let install = |more: &[&str]| {
+        let mut command = Command::new(root.join("scripts/install"));
+        command.arg("--root").arg(folder.path()).arg("--bin").arg(bin).args(more);
+        let output = command.output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{more:?}: {said}");
+        said
+    };
+    let said = install(&["--dry-run"]);
+    assert!(said.contains("/usr/lib/systemd/system/wattd.service"), "{said}");
+    assert_eq!(files(folder.path()), Vec::<String>::new(), "a dry run does nothing");
+    install(&[]);
+    let installed = files(folder.path());
+    for file in [
+        "etc/wattd/wattd.toml",
+        "usr/bin/wattctl",
+        "usr/lib/sysusers.d/wattd.conf",
+        "usr/share/bash-completion/completions/wattctl",
+        "usr/share/man/man1/wattctl-status.1.gz",
+        "usr/share/man/man5/wattd.toml.5.gz",
+        "usr/share/man/man8/wattd.8.gz",
+        "usr/share/wattd/models/fashion/model.toml",
+    ] {
+        assert!(installed.iter().any(|found| found == file), "{file} in {installed:#?}");
+    }
+    let library = installed.iter().find(|file| file.starts_with("usr/lib/wattd/libonnxruntime.so"));
+    assert!(library.is_some(), "{installed:#?}");
+    let config = folder.path().join("etc/wattd/wattd.toml");
+    std::fs::write(&config, "# edited").unwrap();
+    let said = install(&[]);
+    assert!(said.contains("wattd.toml is there and stays"), "{said}");
+    assert_eq!(files(folder.path()), installed);
+    install(&["--uninstall"]);
+    assert_eq!(files(folder.path()), ["etc/wattd/wattd.toml"]);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), "# edited");
+    install(&[]);
+    install(&["--purge"]);
+    assert_eq!(files(folder.path()), Vec::<String>::new());
+}
+
+/// All files below a folder, by their paths from there.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What removing the package does with the lines that handed the clock files over.
+#[test]
+fn every_clock_file_is_handed_back() {
+    let prerm = read("debian/prerm");
+    let tmpfiles = read("wattd.tmpfiles.conf");
+    for line in tmpfiles.lines().filter(|line| line.starts_with('z')) {
+        let [_, path, mode, user, group, _] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        let back = if path.ends_with("energy_uj") { "0400" } else { "0644" };
+        assert!(prerm.contains(&format!("s/ {mode} {user} [^ ]+ / {back} root root /")), "{line} in\n{prerm}");
+        assert_eq!(group, "wattd-ctl");
+    }
+}
+
 /// The user that systemd makes up is called after the unit, and must not collide with a group (217/USER).
 #[test]
 fn no_group_has_the_name_of_the_dynamic_user() {
@@ -165,6 +276,7 @@ fn the_installed_configuration_fits_the_sandbox() {
         wattd::config::Context { group_id: &|_| Some(990), ..wattd::config::Context::of_this_machine() };
     let config = wattd::config::Config::parse(Path::new("/etc/wattd/wattd.toml"), &text, &context).unwrap();
     let unit = read("wattd.service");
+    assert!(config.models.dirs.iter().any(|dir| dir.starts_with("/usr/share/wattd")), "{:?}", config.models.dirs);
     for (path, grant, parent) in [
         (&config.state_dir, "StateDirectory=wattd", "/var/lib/wattd"),
         (&config.runtime.cache_dir, "CacheDirectory=wattd", "/var/cache/wattd"),

@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Group;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -65,13 +65,41 @@ impl ListenError {
     }
 }
 
-/// The first listening Unix socket that the service manager passed (`LISTEN_FDS`), if any. To be called
-/// once, early: it takes the socket out of the environment.
+/// What `FileDescriptorName=` calls the socket for Prometheus in `wattd-metrics.socket`.
+const METRICS: &str = "metrics";
+
+/// Listening sockets that the service manager passed (`LISTEN_FDS`).
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// For the protocol.
+    pub unix: Option<StdUnixListener>,
+    /// For Prometheus.
+    pub metrics: Option<StdTcpListener>,
+}
+
+/// The sockets that the service manager passed, if any: one called `metrics` is TCP, for Prometheus; any other is a
+/// Unix socket, for the protocol. To be called once, early: it takes them out of the environment.
 ///
 /// # Errors
-/// If what was passed is no Unix stream socket.
-pub fn inherited() -> io::Result<Option<StdUnixListener>> {
-    listenfd::ListenFd::from_env().take_unix_listener(0)
+/// If one is not of its kind, or is one too many.
+pub fn inherited() -> io::Result<Inherited> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut found = Inherited::default();
+    for index in 0..passed.len() {
+        let name = names.next().unwrap_or_default();
+        let before = if name == METRICS {
+            passed.take_tcp_listener(index)?.and_then(|socket| found.metrics.replace(socket)).is_some()
+        } else {
+            passed.take_unix_listener(index)?.and_then(|socket| found.unix.replace(socket)).is_some()
+        };
+        if before {
+            let message = format!("socket {index} ({name:?}): one Unix socket and one called {METRICS:?} are right");
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        }
+    }
+    Ok(found)
 }
 
 /// Sockets that are bound and not served yet.
@@ -123,12 +151,14 @@ pub(super) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> 
     if !address.ip().is_loopback() {
         return Err(ListenError::NotLoopback(address));
     }
-    let bind = || {
-        let socket = std::net::TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        TcpListener::from_std(socket)
-    };
-    bind().map_err(|source| ListenError::Io { what: "binding", place: address.to_string(), source })
+    let bound = StdTcpListener::bind(address).and_then(adopt_tcp);
+    bound.map_err(|source| ListenError::Io { what: "binding", place: address.to_string(), source })
+}
+
+/// Takes a listening TCP socket into the runtime.
+pub(super) fn adopt_tcp(socket: StdTcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
 }
 
 /// The file of a socket; removed when dropped, if it is still the one that was made.

@@ -2,12 +2,12 @@
 
 use super::backend::{Backend, Peer};
 use super::connection::{self, Io};
-use super::listener::{Bound, ListenError, bind_all, bind_tcp, peer_of};
+use super::listener::{Bound, ListenError, adopt_tcp, bind_all, bind_tcp, peer_of};
 use super::options::{Limits, Options};
 use super::rest::Scope;
 use super::traffic::Shared;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -46,16 +46,22 @@ pub async fn serve_bound(
     run(Server::new(shared, Scope::All), unix, tcp, shutdown).await;
 }
 
-/// Serves `GET /metrics`, and nothing else, on a loopback port.
+/// Serves `GET /metrics`, and nothing else, on a socket of the service manager's (see
+/// [`super::listener::inherited`]), or else on a loopback port.
 ///
 /// # Errors
 /// If the address is not loopback or cannot be bound.
 pub async fn serve_metrics(
+    inherited: Option<StdTcpListener>,
     address: SocketAddr,
     backend: Arc<dyn Backend>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ListenError> {
-    let tcp = bind_tcp(address)?;
+    let adopted = |source| ListenError::Io { what: "serving", place: "inherited socket".to_owned(), source };
+    let tcp = match inherited {
+        Some(socket) => adopt_tcp(socket).map_err(adopted)?,
+        None => bind_tcp(address)?,
+    };
     // Scrapers are few and want little.
     let limits =
         Limits { connections: 16, connections_per_uid: 16, message_bytes: 64 << 10, ..Limits::default() };

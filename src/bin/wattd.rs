@@ -9,8 +9,14 @@ use wattd::exec::ort::disable_telemetry;
 use wattd::observe::logging;
 
 /// Power-aware on-device inference: chooses variant, processor and clock for every request.
+///
+/// SIGHUP reads the configuration again. SIGTERM and SIGINT let queued requests finish, put clocks back as they were
+/// found, and end the daemon. Under systemd it says when it is ready and that it is alive, and serves the sockets that
+/// it is passed. wattd.toml(5) describes the configuration, wattctl(1) the operator's tool.
+///
+/// Exit codes: 0 ended as told, 1 it failed, 2 the configuration does not load.
 #[derive(Debug, Parser)]
-#[command(name = "wattd", version, about)]
+#[command(name = "wattd", version)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, default_value = "/etc/wattd/wattd.toml")]

@@ -81,10 +81,11 @@ fn the_installed_file_is_valid_and_says_the_defaults() {
     let defaults = RawConfig::default();
     assert_eq!(raw.class, [raw::RawClass::fallback()]);
     raw.class.clear();
-    // Two keys differ from the defaults on purpose: a path that is relative to the file, and the group that
-    // the package makes.
+    // Three keys differ from the defaults on purpose: a path that is relative to the file, the models and the group
+    // that the package brings.
     assert_eq!(config.board.file, defaults.board.file);
     raw.board.file = defaults.board.file.clone();
+    assert_eq!(raw.models.dir.pop(), Some("/usr/share/wattd/models".into()));
     assert_eq!(raw.socket.group.take().as_deref(), Some("wattd-clients"));
     assert_eq!(raw, defaults);
     assert_eq!(config.socket.group, Some(Group { name: "wattd-clients".into(), gid: 990 }));

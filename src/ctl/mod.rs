@@ -4,6 +4,7 @@ pub mod ask;
 pub mod board;
 pub mod explain;
 pub mod load;
+pub mod man;
 pub mod record;
 pub mod report;
 pub mod rpc;

@@ -262,7 +262,8 @@ fn serve(
 ) -> Result<(), StartError> {
     runtime.block_on(async {
         let mut options = options(config);
-        options.inherited = api::listener::inherited().map_err(io("the socket that systemd passed"))?;
+        let inherited = api::listener::inherited().map_err(io("the sockets that systemd passed"))?;
+        options.inherited = inherited.unix;
         let bound = api::bind_all(&mut options)
             .map_err(|error| io(&error.to_string())(std::io::Error::other("not serving")))?;
         let (tell, stopped) = tokio::sync::watch::channel(false);
@@ -272,10 +273,12 @@ fn serve(
         if let Some(address) = config.metrics {
             let (backend, until) = (Arc::clone(daemon), until(stopped.clone()));
             tokio::spawn(async move {
-                if let Err(error) = api::serve_metrics(address, backend, until).await {
+                if let Err(error) = api::serve_metrics(inherited.metrics, address, backend, until).await {
                     tracing::error!(%error, "[metrics] listen: no metrics over TCP");
                 }
             });
+        } else if inherited.metrics.is_some() {
+            tracing::warn!("[metrics] listen is off, but systemd listens: systemctl mask wattd-metrics.socket");
         }
         let backend: Arc<dyn api::backend::Backend> = Arc::clone(daemon) as _;
         let tcp = bound.tcp_address().map(|address| address.to_string());

@@ -205,7 +205,7 @@ async fn the_metrics_port_has_metrics_only() {
     let address = probe.local_addr().unwrap();
     drop(probe);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let task = tokio::spawn(wattd::api::serve_metrics(address, double, async move {
+    let task = tokio::spawn(wattd::api::serve_metrics(None, address, double, async move {
         let _ = stopped.await;
     }));
     let url = |path: &str| format!("http://{address}{path}");

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod activation;
 mod bad_input;
 mod boards;
 mod clients;

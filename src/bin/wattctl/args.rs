@@ -483,7 +483,7 @@ pub(crate) struct GenerateArgs {
 /// What can be generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Generated {
-    /// A man page for wattctl and each of its commands.
+    /// A man page for wattctl, each of its commands, and the configuration.
     Man,
     /// Completions for bash, zsh and fish.
     Completions,

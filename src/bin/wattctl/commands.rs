@@ -19,6 +19,7 @@ use wattd::ctl::load::inputs::SampleInputs;
 use wattd::ctl::load::scenario::{self, Scenario, SimpleFlags};
 use wattd::ctl::load::session::{self, Options};
 use wattd::ctl::load::target::{Ask, NamedTensor, Picked, Reply};
+use wattd::ctl::man;
 use wattd::ctl::record::Run;
 use wattd::ctl::report::{self, Compared, table};
 use wattd::ctl::rpc::Rpc;
@@ -339,7 +340,11 @@ fn generate(args: &GenerateArgs) -> Done {
     let command = Cli::command();
     std::fs::create_dir_all(&args.folder).with_context(|| args.folder.display().to_string())?;
     match args.what {
-        Generated::Man => clap_mangen::generate_to(command, &args.folder)?,
+        Generated::Man => {
+            clap_mangen::generate_to(command, &args.folder)?;
+            let page = args.folder.join("wattd.toml.5");
+            std::fs::write(&page, man::configuration()).with_context(|| page.display().to_string())?;
+        }
         Generated::Completions => {
             for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
                 clap_complete::generate_to(shell, &mut Cli::command(), "wattctl", &args.folder)?;
