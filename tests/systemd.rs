@@ -54,7 +54,8 @@ fn the_unit_is_what_systemd_understands() {
         let folder = tempfile::tempdir().unwrap();
         let path = unit(folder.path(), drop_ins);
         let sockets = SOCKETS.map(|socket| folder.path().join(socket).display().to_string());
-        let Some(output) = run("systemd-analyze", &["verify", "--man=no", &path, &sockets[0], &sockets[1]]) else {
+        let Some(output) = run("systemd-analyze", &["verify", "--man=no", &path, &sockets[0], &sockets[1]])
+        else {
             return;
         };
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -86,7 +87,8 @@ fn the_unit_is_exposed_no_more_than_it_must() {
 /// Every directive that restricts or grants has a comment above its group.
 #[test]
 fn every_directive_is_justified() {
-    for name in ["wattd.service", "wattd.socket", "wattd-metrics.socket", "accelerator.conf", "loopback.conf"] {
+    for name in ["wattd.service", "wattd.socket", "wattd-metrics.socket", "accelerator.conf", "loopback.conf"]
+    {
         let mut justified = false;
         for line in read(name).lines() {
             match line.chars().next() {
@@ -188,7 +190,8 @@ fn what_is_installed_below_a_folder_goes_again() {
         let mut command = Command::new(root.join("scripts/install"));
         command.arg("--root").arg(folder.path()).arg("--bin").arg(bin).args(more);
         let output = command.output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{more:?}: {said}");
         said
     };
@@ -252,7 +255,10 @@ fn every_clock_file_is_handed_back() {
             panic!("{line}");
         };
         let back = if path.ends_with("energy_uj") { "0400" } else { "0644" };
-        assert!(prerm.contains(&format!("s/ {mode} {user} [^ ]+ / {back} root root /")), "{line} in\n{prerm}");
+        assert!(
+            prerm.contains(&format!("s/ {mode} {user} [^ ]+ / {back} root root /")),
+            "{line} in\n{prerm}"
+        );
         assert_eq!(group, "wattd-ctl");
     }
 }
@@ -276,7 +282,11 @@ fn the_installed_configuration_fits_the_sandbox() {
         wattd::config::Context { group_id: &|_| Some(990), ..wattd::config::Context::of_this_machine() };
     let config = wattd::config::Config::parse(Path::new("/etc/wattd/wattd.toml"), &text, &context).unwrap();
     let unit = read("wattd.service");
-    assert!(config.models.dirs.iter().any(|dir| dir.starts_with("/usr/share/wattd")), "{:?}", config.models.dirs);
+    assert!(
+        config.models.dirs.iter().any(|dir| dir.starts_with("/usr/share/wattd")),
+        "{:?}",
+        config.models.dirs
+    );
     for (path, grant, parent) in [
         (&config.state_dir, "StateDirectory=wattd", "/var/lib/wattd"),
         (&config.runtime.cache_dir, "CacheDirectory=wattd", "/var/cache/wattd"),

@@ -95,7 +95,8 @@ pub fn inherited() -> io::Result<Inherited> {
             passed.take_unix_listener(index)?.and_then(|socket| found.unix.replace(socket)).is_some()
         };
         if before {
-            let message = format!("socket {index} ({name:?}): one Unix socket and one called {METRICS:?} are right");
+            let message =
+                format!("socket {index} ({name:?}): one Unix socket and one called {METRICS:?} are right");
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
     }

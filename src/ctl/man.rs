@@ -33,7 +33,8 @@ pub fn configuration() -> String {
         page.control("SH", ["NOTES"]);
     }
     page.control("SH", ["FILES"]).text(inline("`/etc/wattd/wattd.toml`, `/etc/wattd/board.toml`"));
-    page.control("SH", ["SEE ALSO"]).text(inline("`wattd`(8), `wattctl`(1), `wattctl-check`(1), `wattctl-board`(1)"));
+    page.control("SH", ["SEE ALSO"])
+        .text(inline("`wattd`(8), `wattctl`(1), `wattctl-check`(1), `wattctl-board`(1)"));
     page.render()
 }
 
@@ -63,10 +64,8 @@ mod tests {
     fn every_key_is_on_the_page_with_its_meaning() {
         let page = configuration();
         let documented = REFERENCE.split_once(KEYS).unwrap().1.split("\n## ").next().unwrap();
-        let keys: Vec<&str> = documented
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .collect();
+        let keys: Vec<&str> =
+            documented.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
         assert!(keys.len() > 50, "{keys:?}");
         for key in keys {
             let key = key.replace('-', r"\-");

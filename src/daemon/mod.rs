@@ -278,7 +278,9 @@ fn serve(
                 }
             });
         } else if inherited.metrics.is_some() {
-            tracing::warn!("[metrics] listen is off, but systemd listens: systemctl mask wattd-metrics.socket");
+            tracing::warn!(
+                "[metrics] listen is off, but systemd listens: systemctl mask wattd-metrics.socket"
+            );
         }
         let backend: Arc<dyn api::backend::Backend> = Arc::clone(daemon) as _;
         let tcp = bound.tcp_address().map(|address| address.to_string());

@@ -11,7 +11,8 @@ use std::process::Command;
 fn activated(setup: &mut Setup, sockets: &[&str], names: &str) {
     let listen: String = sockets.iter().map(|socket| format!("-l {socket} ")).collect();
     let wattd = env!("CARGO_BIN_EXE_wattd");
-    let script = format!("#!/bin/sh\nexec systemd-socket-activate {listen} --fdname={names} {wattd} \"$@\"\n");
+    let script =
+        format!("#!/bin/sh\nexec systemd-socket-activate {listen} --fdname={names} {wattd} \"$@\"\n");
     let path = setup.path("activate");
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
