@@ -49,13 +49,13 @@ const FIRST_RUN_SIGMAS: f64 = 2.0;
 const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
 /// The same where the profile was measured.
 const FIRST_MEASURED_STRETCH: [f64; 2] = [1.2, 1.1];
-/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// After so long without a run a slowdown for which requests are refused is forgotten; twice as long after each time in
 /// vain, so many times.
 const DOUBTED_AFTER: Nanos = Nanos::from_secs(1);
 const DOUBT_DOUBLINGS: u32 = 4;
 /// Logarithm of a slowdown that is none: 10 %.
 const UNTROUBLED: f64 = 0.095;
+/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// them all would leave it a guess for ever.
 const RISKED_RUNS: u32 = 3;
 /// How much faster than a guess a run may well be.
