@@ -62,40 +62,42 @@ def table(heads, rows):
 
 def targets(parts):
     """The eight targets: what is asked, what came, what O3 did with the same requests, and whether it is met."""
-    wattd, o3 = parts.main.cell("all", "all", "wattd"), parts.main.cell("all", "all", "o3")
+    wattd, o3, shown = (parts.main.cell("all", "all", policy) for policy in ("wattd", "o3", "o3-observing"))
     measured, measured_o3 = (parts.measured.cell("disturbance", "none", policy) for policy in ("wattd", "o3"))
     heat, heat_o3 = (parts.heat.cell("all", "all", policy) for policy in ("wattd", "o3"))
     performance = parts.heat.cell("all", "all", "performance")
     cool = "**met**" if heat.trip_s + wattd.trip_s == 0.0 else "**missed**"
     cool += "" if heat.pairs else ", heat not run"
     rows = [
-        ("pairs in which energies are comparable, %", "", show(wattd.comparable, digits=1, sign=False), "", ""),
-        ("1 energy over O3, %", "≤ 2", show(wattd.over_o3), "0", verdict(wattd.over_o3, 2.0)),
-        ("1 the same at equal service", "≤ 2", show(wattd.equal_o3), "0", verdict(wattd.equal_o3, 2.0)),
+        ("pairs in which energies are comparable, %", "", show(wattd.comparable, digits=1, sign=False), "", "", ""),
+        ("1 energy over O3, %", "≤ 2", show(wattd.over_o3), "0", show(shown.over_o3), verdict(wattd.over_o3, 2.0)),
+        ("1 the same at equal service", "≤ 2", show(wattd.equal_o3), "0", show(shown.equal_o3),
+         verdict(wattd.equal_o3, 2.0)),
         ("1 energy over the certified bound, %", "≤ 5", show(wattd.over_bound), show(o3.over_bound),
-         verdict(wattd.over_bound, 5.0)),
+         show(shown.over_bound), verdict(wattd.over_bound, 5.0)),
         ("2 misses, % of what can be served alone", "≤ 0.1", share(wattd.misses), share(o3.misses),
-         verdict(wattd.misses, 0.1)),
+         share(shown.misses), verdict(wattd.misses, 0.1)),
         ("2 not in time, % of what O3 answered in time", "≤ 0.1", share(wattd.lost_of_o3), "0",
-         verdict(wattd.lost_of_o3, 0.1)),
-        ("2 turned away, % of what can be served", "", share(wattd.rejected), share(o3.rejected), ""),
+         share(shown.lost_of_o3), verdict(wattd.lost_of_o3, 0.1)),
+        ("2 turned away, % of what can be served", "", share(wattd.rejected), share(o3.rejected),
+         share(shown.rejected), ""),
         ("2 P(miss after miss), %", "≤ 10", show(wattd.again, digits=1, sign=False),
-         show(o3.again, digits=1, sign=False), verdict(wattd.again, 10.0)),
+         show(o3.again, digits=1, sign=False), show(shown.again, digits=1, sign=False), verdict(wattd.again, 10.0)),
         ("3 saving against `performance`, % of O3's", "≥ 95", show(wattd.saving, digits=1, sign=False), "100",
-         verdict(wattd.saving, 95.0, most=False)),
+         show(shown.saving, digits=1, sign=False), verdict(wattd.saving, 95.0, most=False)),
         ("3 measured TX2 network, % less than `performance`", "≥ 25", show(measured.saved, digits=1, sign=False),
-         show(measured_o3.saved, digits=1, sign=False), verdict(measured.saved, 25.0, most=False)),
+         show(measured_o3.saved, digits=1, sign=False), "", verdict(measured.saved, 25.0, most=False)),
         ("4 seconds above the trip, all runs", "0", f"{heat.trip_s + wattd.trip_s:.2f}",
-         f"{heat_o3.trip_s + o3.trip_s:.2f}; `performance` {performance.trip_s:.0f}", cool),
+         f"{heat_o3.trip_s + o3.trip_s:.2f}; `performance` {performance.trip_s:.0f}", "", cool),
         ("4 accuracy in the heat, % of O3's (which does not heed it)", "≥ 97",
-         show(heat.accuracy_share, sign=False), "100", verdict(heat.accuracy_share, 97.0, most=False)),
+         show(heat.accuracy_share, sign=False), "100", "", verdict(heat.accuracy_share, 97.0, most=False)),
         *step_rows(parts.steps),
         *cold_rows(parts.cargo.get("cold start", "")),
         *decision_rows(parts),
         ("8 accuracy less O3's, points", "≥ -0.3", show(wattd.accuracy, scale=1.0, digits=3), "0",
-         verdict(wattd.accuracy, -0.3, scale=1.0, most=False)),
+         show(shown.accuracy, scale=1.0, digits=3), verdict(wattd.accuracy, -0.3, scale=1.0, most=False)),
     ]  # fmt: skip
-    return table(["target", "wanted", "wattd", "O3", ""], rows)
+    return table(["target", "wanted", "wattd", "O3", "O3, observing", ""], rows)
 
 
 def step_rows(steps):
@@ -104,8 +106,8 @@ def step_rows(steps):
     kept = lambda value, most: "**met**" if value is not None and value <= most else "**missed**"
     never = sum(value is None for value in steps)
     return [
-        (f"5 requests until a step is absorbed: median of {len(steps)} steps", "≤ 3", word(middle), "0", kept(middle, 3)),
-        (f"5 the same, 99 % quantile ({never} never)", "≤ 8", word(far), "0", kept(far, 8)),
+        (f"5 requests until a step is absorbed: median of {len(steps)} steps", "≤ 3", word(middle), "0", "", kept(middle, 3)),
+        (f"5 the same, 99 % quantile ({never} never)", "≤ 8", word(far), "0", "", kept(far, 8)),
     ]
 
 
@@ -113,12 +115,12 @@ def cold_rows(text):
     """From the test `twelve_probes_and_a_few_requests_tell_latency_and_power`: cold is after the probes alone."""
     found = re.search(r"means: \[\[([\d.]+), ([\d.]+), ([\d.]+)\]", text)
     if not found:
-        return [("6 cold start", "≤ 2, ≤ 3", "not run here", "", "")]
+        return [("6 cold start", "≤ 2, ≤ 3", "not run here", "", "", "")]
     latency, _, power = (100.0 * float(one) for one in found.groups())
     kept = lambda value, most: "**met**" if value <= most else "**missed**"
     return [
-        ("6 latency error after 12 probes, TX2 tables, %", "≤ 2", f"{latency:.2f}", "0", kept(latency, 2.0)),
-        ("6 error of the board's power, likewise, %", "≤ 3", f"{power:.2f}", "0", kept(power, 3.0)),
+        ("6 latency error after 12 probes, TX2 tables, %", "≤ 2", f"{latency:.2f}", "0", "", kept(latency, 2.0)),
+        ("6 error of the board's power, likewise, %", "≤ 3", f"{power:.2f}", "0", "", kept(power, 3.0)),
     ]
 
 
@@ -128,13 +130,13 @@ def decision_rows(parts):
     if found:
         us = int(found[1]) / 1e3
         kept = "**met**" if us <= 50.0 else "**missed**"
-        rows.append(("7 decision, 64 queued, 8 variants, 3 units, 12 clocks, µs p99", "≤ 50", f"{us:.0f}", "", kept))
+        rows.append(("7 decision, 64 queued, 8 variants, 3 units, 12 clocks, µs p99", "≤ 50", f"{us:.0f}", "", "", kept))
     timed = [run for run in parts.timing if run["decision_ns_p99"]]
     if timed:
         middle = median(run["decision_ns_p50"] for run in timed) / 1e3
         worst = max(run["decision_ns_p99"] for run in timed) / 1e3
-        rows.append((f"7 in {len(timed)} traces, µs: median, worst p99", "", f"{middle:.1f}, {worst:.0f}", "", ""))
-    return rows or [("7 decision, µs p99", "≤ 50", "not run here", "", "")]
+        rows.append((f"7 in {len(timed)} traces, µs: median, worst p99", "", f"{middle:.1f}, {worst:.0f}", "", "", ""))
+    return rows or [("7 decision, µs p99", "≤ 50", "not run here", "", "", "")]
 
 
 def together(found, dimension, policy="wattd"):
@@ -183,7 +185,7 @@ def beaten(found, most=15):
         return wattd["common_energy_uj"] / wattd["o3_common_energy_uj"] - run["common_energy_uj"] / run["o3_common_energy_uj"]
 
     rows, seen = [], set()
-    others = (row for row in found.beaten if row[3] != "o3" and not row[3].startswith("wattd"))
+    others = (row for row in found.beaten if not row[3].startswith("o3") and not row[3].startswith("wattd"))
     for row in sorted(others, key=gain, reverse=True):
         # One of a board and trace, or a single weakness fills the table.
         if row[:2] in seen or len(rows) == most:
@@ -227,6 +229,8 @@ bootstrap resamples of the traces; of a share of which nothing was seen, 3/n is 
 - **Misses** and what is **turned away** are shares of the requests that can be served in time at all.
 - **Bound**: no schedule that serves those requests in time takes less. It knows the future; O3's distance to it is what
   not knowing costs, so that a target which O3 itself misses asks for what no causal planner can have.
+- **O3, observing** learns of a disturbance only when a run of its own ends, though then exactly, as one who must measure
+  does at best. What it loses beside O3 is the price of not being told.
 - Traces: arrivals as frames, Poisson with a rush, bursts, a random walk of the rate with changing manners, or two models
   at once; the project's ladders and ladders drawn at random; deadlines of 1.4 (tight), 2.5 (medium) or 6 (loose) runs of the
   most accurate variant at the highest clocks; noise of the board file (usual) or 8 % with 5 % late runs (noisy).

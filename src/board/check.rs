@@ -1,13 +1,15 @@
 //! What a board file may say. Every complaint names the key, the value and what would be right;
 //! comparisons are written so that NaN fails them.
 
+use crate::board::restore::journal::is_setting;
 use crate::board::spec::{
-    BoardSpec, DomainInterface, DomainSpec, RailInterface, RailSpec, UnitSpec, ZoneSpec,
+    BoardSpec, DomainInterface, DomainSpec, HoldSpec, RailInterface, RailSpec, UnitSpec, ZoneSpec,
 };
 use crate::core::catalog::PowerModel;
 use crate::units::Kilohertz;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Component, Path};
 
 /// Most entries of each table: ids are one byte, and nothing real comes near.
 pub(crate) const MAX_ENTRIES: usize = 64;
@@ -21,6 +23,8 @@ pub(crate) const MAX_CLOCK_KHZ: u32 = 10_000_000;
 const MAX_POWER_W: f64 = 1_000.0;
 /// Highest temperature that is believed, in degrees Celsius.
 const MAX_TEMPERATURE_C: f64 = 150.0;
+/// Most CPU time, in percent of one CPU.
+const MAX_CPU_PERCENT: u32 = 100 * MAX_CPUS as u32;
 /// Longest name of a device tree in bytes.
 const MAX_COMPATIBLE: usize = 128;
 /// Longest name in characters.
@@ -82,7 +86,48 @@ pub(crate) fn problems(spec: &BoardSpec) -> Vec<Problem> {
         unit(&mut found, &format!("unit[{index}]"), entry, spec);
     }
     thermal(&mut found, spec);
+    hold(&mut found, &spec.hold);
     found
+}
+
+/// What is to be held besides clocks.
+fn hold(found: &mut Vec<Problem>, hold: &HoldSpec) {
+    if let Some(epp) = &hold.epp
+        && (epp.is_empty() || !epp.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    {
+        found.push(Problem::new("hold.epp", epp, "a preference such as \"balance_power\""));
+    }
+    if let Some(us) = hold.cpu_dma_latency_us.filter(|us| i32::try_from(*us).is_err()) {
+        found.push(Problem::new(
+            "hold.cpu_dma_latency_us",
+            us,
+            format!("microseconds, at most {}", i32::MAX),
+        ));
+    }
+    if let Some(percent) = hold.cpu_max_percent.filter(|percent| !(1..=MAX_CPU_PERCENT).contains(percent)) {
+        let expected = format!("percent of one CPU between 1 and {MAX_CPU_PERCENT}");
+        found.push(Problem::new("hold.cpu_max_percent", percent, expected));
+    }
+    for (key, percent) in [
+        ("hold.uclamp_min_percent", hold.uclamp_min_percent),
+        ("hold.uclamp_max_percent", hold.uclamp_max_percent),
+    ] {
+        if let Some(percent) = percent.filter(|percent| *percent > 100) {
+            found.push(Problem::new(key, percent, "percent between 0 and 100"));
+        }
+    }
+    for (index, cap) in hold.caps.iter().enumerate() {
+        let path = Path::new(&cap.node);
+        let below = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if index >= MAX_ENTRIES || !below || !is_setting(path) {
+            let expected = "a cap below /sys such as \"kernel/nvpmodel_clk_cap/emc\", and no other file";
+            found.push(Problem::new(format!("hold.cap[{index}].node"), &cap.node, expected));
+        }
+        if !(1..=MAX_CLOCK_KHZ).contains(&cap.khz) {
+            let expected = format!("kHz between 1 and {MAX_CLOCK_KHZ}");
+            found.push(Problem::new(format!("hold.cap[{index}].khz"), cap.khz, expected));
+        }
+    }
 }
 
 fn watts() -> String {

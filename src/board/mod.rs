@@ -2,6 +2,7 @@
 
 mod check;
 pub mod detect;
+pub mod panel;
 pub mod restore;
 pub mod shipped;
 pub mod sim;

@@ -4,11 +4,17 @@ use super::spec::{BoardSpec, SpecError};
 use std::path::Path;
 
 /// Name and text of each.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 13] = [
     ("desktop", include_str!("../../config/boards/desktop.toml")),
+    ("generic-arm", include_str!("../../config/boards/generic-arm.toml")),
+    ("jetson-agx-orin", include_str!("../../config/boards/jetson-agx-orin.toml")),
+    ("jetson-agx-xavier", include_str!("../../config/boards/jetson-agx-xavier.toml")),
     ("jetson-nano", include_str!("../../config/boards/jetson-nano.toml")),
     ("jetson-orin-nano", include_str!("../../config/boards/jetson-orin-nano.toml")),
+    ("jetson-orin-nx", include_str!("../../config/boards/jetson-orin-nx.toml")),
+    ("jetson-thor", include_str!("../../config/boards/jetson-thor.toml")),
     ("jetson-tx2", include_str!("../../config/boards/jetson-tx2.toml")),
+    ("jetson-xavier-nx", include_str!("../../config/boards/jetson-xavier-nx.toml")),
     ("raspberry-pi-4", include_str!("../../config/boards/raspberry-pi-4.toml")),
     ("raspberry-pi-5", include_str!("../../config/boards/raspberry-pi-5.toml")),
     ("rk3588", include_str!("../../config/boards/rk3588.toml")),

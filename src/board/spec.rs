@@ -75,6 +75,9 @@ pub struct BoardSpec {
     /// Whether to look for a battery under `class/power_supply`.
     #[serde(default)]
     pub battery: bool,
+    /// What is held while the daemon runs, besides clocks, and put back at its end.
+    #[serde(default, skip_serializing_if = "HoldSpec::is_empty")]
+    pub hold: HoldSpec,
     /// Two-node thermal model.
     pub thermal: ThermalSpec,
     /// The simulated board behind this file; without it the board can only be a real one.
@@ -108,6 +111,10 @@ pub struct DomainSpec {
     /// Time until a new clock is in force, in microseconds.
     #[serde(default = "default_settle_us")]
     pub settle_us: u64,
+    /// Whether a single clock is set by the `userspace` governor, for drivers whose own governors heed the bounds
+    /// late.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub userspace: bool,
     /// Memory clocks: power drawn for being at a clock, whoever runs.
     #[serde(default)]
     pub held_power: PowerModel,
@@ -206,6 +213,49 @@ pub struct RailSpec {
     /// Whether it carries the whole board's input power.
     #[serde(default)]
     pub input: bool,
+}
+
+/// What is held while the daemon runs. Nothing by default.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HoldSpec {
+    /// `energy_performance_preference` of the CPU domains' policies, such as `balance_power`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epp: Option<String>,
+    /// Longest time in which an idle CPU must wake up, in microseconds (`/dev/cpu_dma_latency`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_dma_latency_us: Option<u32>,
+    /// CPU time that the daemon may take, in percent of one CPU (`cpu.max` of its own cgroup).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_max_percent: Option<u32>,
+    /// Capacity that the scheduler is to assume of the daemon's tasks at least, in percent of the biggest CPU
+    /// (`cpu.uclamp.min`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uclamp_min_percent: Option<u32>,
+    /// The same at most (`cpu.uclamp.max`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uclamp_max_percent: Option<u32>,
+    /// Caps of clocks that have no other control.
+    #[serde(rename = "cap", skip_serializing_if = "Vec::is_empty")]
+    pub caps: Vec<CapSpec>,
+}
+
+/// A cap, as a Jetson's power modes set it on its memory and DLA clocks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapSpec {
+    /// The node below `/sys`, such as `kernel/nvpmodel_clk_cap/emc`, in hertz.
+    pub node: String,
+    /// The highest clock in kHz; the firmware rounds it to one that it has.
+    pub khz: u32,
+}
+
+impl HoldSpec {
+    /// Whether nothing is to be held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Two-node thermal model, for prediction.

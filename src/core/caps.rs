@@ -29,11 +29,12 @@ impl Core {
         let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
         // The die must not ride out a burst that only its heatsink could average: heat has a window of its own.
         let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 2.0);
-        let window = match self.device_cap {
-            DeviceCap::Heat => self.budgets.power_window.min(die),
-            _ => self.budgets.power_window,
-        };
-        self.ledger.cap_device(rate, window, now);
+        match (self.device_cap, rate) {
+            (DeviceCap::Heat, Some(rate)) => {
+                self.ledger.cap_heat(rate, self.budgets.power_window.min(die), now);
+            }
+            _ => self.ledger.cap_device(rate, self.budgets.power_window, now),
+        }
     }
 
     /// The power that spends the battery above its reserve evenly over the time left; once that is over the

@@ -10,8 +10,10 @@ use smallvec::smallvec;
 
 /// Refusals in a row after which a domain is left alone for a while.
 const MAX_REFUSALS: u32 = 3;
-/// When a domain that refused is tried again.
-const RETRY: Nanos = Nanos::from_secs(10);
+/// When a domain that refused is tried again; twice as long after each time in vain, so many times. What fails for a moment
+/// must not be out of use for long, and what never obeys must not be counted on time and again.
+const RETRY: Nanos = Nanos::from_millis(500);
+const RETRY_DOUBLINGS: u32 = 4;
 /// A cap that was not seen again for so long is tried.
 const CAP_MEMORY: Nanos = Nanos::from_secs(1);
 /// A sweep may have read the bounds this long before it is handled: bounds asked since then say nothing.
@@ -43,6 +45,8 @@ struct DomainClock {
     cap: Option<(Kilohertz, Timestamp)>,
     refusals: u32,
     retry_at: Option<Timestamp>,
+    /// Times that it was tried again since it last obeyed.
+    retries: u32,
     idle_since: Option<Timestamp>,
     /// Mean time that the domain stays idle, where that was seen.
     usual_gap: Option<Nanos>,
@@ -195,7 +199,7 @@ impl Clocks {
             match result {
                 None => {}
                 Some(Applied::Bounds(bounds)) => {
-                    clock.refusals = 0;
+                    (clock.refusals, clock.retries) = (0, 0);
                     clock.read_back(bounds.max, now);
                 }
                 Some(Applied::Refused(_)) => {
@@ -205,7 +209,8 @@ impl Clocks {
                         changed.push((DomainId::at(index), false));
                     }
                     if clock.refusals >= MAX_REFUSALS {
-                        clock.retry_at = Some(now.after(RETRY));
+                        clock.retry_at =
+                            Some(now.after(Nanos(RETRY.0 << clock.retries.min(RETRY_DOUBLINGS))));
                     }
                 }
             }
@@ -233,6 +238,7 @@ impl Clocks {
                 clock.retry_at = None;
                 // One more refusal and it is out again.
                 clock.refusals = MAX_REFUSALS - 1;
+                clock.retries = clock.retries.saturating_add(1);
                 back.push((DomainId::at(index), true));
             }
         }

@@ -147,8 +147,7 @@ impl Bucket {
         bucket
     }
 
-    /// Changes the rate; the share that was filled stays filled when it grows, the surplus is lost when it
-    /// shrinks. A debt stays a debt.
+    /// Changes the rate; the surplus is lost when it shrinks. A debt stays a debt.
     pub fn set_rate(&mut self, rate: Option<Microwatts>, window: Nanos, now: Timestamp) {
         self.refill(now);
         let was_unlimited = self.rate_uw.is_none();
@@ -158,6 +157,17 @@ impl Bucket {
             self.level_uj = self.capacity_uj;
         }
         self.level_uj = self.level_uj.min(self.capacity_uj);
+    }
+
+    /// The same where the rate follows from a temperature, of which what was drawn too much is already part: a debt takes
+    /// as long to repay as before. Were it to stay the same energy, it would be paid for twice, and when the rate
+    /// collapses near a limit nothing at all would run for as long as that takes.
+    fn set_heat_rate(&mut self, rate: Microwatts, window: Nanos, now: Timestamp) {
+        self.refill(now);
+        if let Some(before) = self.rate_uw.filter(|before| *before > 0.0 && self.level_uj < 0.0) {
+            self.level_uj *= rate.as_f64().max(0.0) / before;
+        }
+        self.set_rate(Some(rate), window, now);
     }
 
     fn refill(&mut self, now: Timestamp) {
@@ -255,6 +265,11 @@ impl Ledger {
     /// Sets the power above idle that the device may spend on average.
     pub fn cap_device(&mut self, rate: Option<Microwatts>, window: Nanos, now: Timestamp) {
         self.device.set_rate(rate, window, now);
+    }
+
+    /// Sets the power above idle that the heat allows on average.
+    pub fn cap_heat(&mut self, rate: Microwatts, window: Nanos, now: Timestamp) {
+        self.device.set_heat_rate(rate, window, now);
     }
 
     /// When a request of this class may draw this energy; `None` = never, as things are.
@@ -359,6 +374,20 @@ mod tests {
             bucket.available_at(Microjoules(1_000_000), Timestamp::ZERO),
             Some(Timestamp::ZERO.after(Nanos::from_secs(2)))
         );
+    }
+
+    #[test]
+    fn a_debt_of_heat_is_one_of_time() {
+        // 4 J drawn from a bucket of 2 J at 2 W: 1 s of debt, and still 1 s at a tenth of the rate and back at it.
+        let mut bucket = Bucket::new(Some(Microwatts(2_000_000)), S, Timestamp::ZERO);
+        bucket.draw(Microjoules(4_000_000), Timestamp::ZERO);
+        let out_of_debt = |bucket: &Bucket| bucket.available_at(Microjoules::ZERO, Timestamp::ZERO);
+        for rate in [200_000, 2_000_000] {
+            bucket.set_heat_rate(Microwatts(rate), S, Timestamp::ZERO);
+            assert_eq!(out_of_debt(&bucket), Some(Timestamp::ZERO.after(S)), "{rate}");
+        }
+        bucket.set_rate(Some(Microwatts(200_000)), S, Timestamp::ZERO);
+        assert_eq!(out_of_debt(&bucket), Some(Timestamp::ZERO.after(Nanos::from_secs(10))));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod foreseen;
 mod hedge;
 mod limits;
 mod liveness;
+mod look;
 mod memory;
 mod prospects;
 mod ready;

@@ -1,10 +1,12 @@
 //! The daemon's state, the models and an answer, as tables and lines for people.
 
+use crate::board::panel::Instrument;
 use crate::core::catalog::Provenance;
 use crate::ctl::load::target::NamedTensor;
 use crate::ctl::report::table::{right, table};
 use crate::ctl::status::{ModelStatus, Models, Status, VariantOnUnit, VariantState, VariantStatus};
 use crate::model::score;
+use crate::units::Kilohertz;
 use comfy_table::{Cell, Table};
 use std::fmt::{Display, Write as _};
 
@@ -17,6 +19,9 @@ pub fn status(status: &Status) -> String {
     let mut text = String::new();
     heading(&mut text, status);
     let mut sections = vec![board(status), units(status)];
+    if !status.instruments.iter().all(is_shown_above) {
+        sections.push(others(status));
+    }
     if !status.classes.is_empty() {
         sections.push(classes(status));
     }
@@ -193,7 +198,41 @@ pub fn estimators(status: &Status) -> String {
     format!("{table}\n")
 }
 
+/// Sensors that the table above does not have already.
+fn others(status: &Status) -> Table {
+    let mut table = table(&["also measured", "now", "unit", "quality", "note"]);
+    for instrument in status.instruments.iter().filter(|instrument| !is_shown_above(instrument)) {
+        table.add_row(vec![
+            Cell::new(&instrument.name),
+            right(or_fault(instrument.value.map(|value| format!("{value:.2}")), instrument.fault)),
+            Cell::new(&instrument.unit),
+            Cell::new(wire(instrument.quality)),
+            Cell::new(instrument.note.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+fn is_shown_above(instrument: &Instrument) -> bool {
+    let kind = instrument.name.split(' ').next().unwrap_or_default();
+    ["zone", "rail", "domain", "battery", "pressure", "memory"].contains(&kind)
+}
+
 fn footing(text: &mut String, status: &Status) {
+    for alarm in status.alarms.iter().filter(|alarm| alarm.on == Some(true) || alarm.events > 0) {
+        let now = if alarm.on == Some(true) { "on now" } else { "over" };
+        let _ = writeln!(text, "alarm: {} went off {} times, {now}", alarm.alarm.name(), alarm.events);
+    }
+    for foreign in &status.foreign {
+        let bound = |khz: Option<Kilohertz>| khz.map_or_else(|| "open".to_owned(), |khz| mhz(khz.0));
+        let _ = writeln!(
+            text,
+            "clock {}: someone else set bounds that are kept to: at least {}, at most {}",
+            foreign.domain,
+            bound(foreign.min_khz),
+            bound(foreign.max_khz)
+        );
+    }
     for sentence in &status.missing {
         let _ = writeln!(text, "missing: {sentence}");
     }

@@ -6,6 +6,7 @@
 //! Unlike the configuration, these are figures for people: floating point, in the unit that the name
 //! ends in.
 
+use crate::board::panel::{AlarmState, Foreign, Instrument};
 use crate::core::catalog::{Provenance, UnitKind};
 use crate::core::energy::Objective;
 use crate::core::event::SensorFault;
@@ -59,6 +60,12 @@ pub struct Status {
     pub estimators: Vec<EstimatorStatus>,
     /// Totals since the start.
     pub counters: Counters,
+    /// Every sensor of the board with unit, age, source and quality.
+    pub instruments: Vec<Instrument>,
+    /// What the board complains of.
+    pub alarms: Vec<AlarmState>,
+    /// Clock bounds that someone else has set, and that are kept to.
+    pub foreign: Vec<Foreign>,
     /// One sentence for each thing that the board lacks.
     pub missing: Vec<String>,
     /// One sentence for each model or variant that was refused, and why.

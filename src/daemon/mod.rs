@@ -151,6 +151,7 @@ fn fixed(board: &setup::OpenBoard, models: &setup::OpenModels) -> view::Fixed {
         board: board.status.clone(),
         missing: board.missing.clone(),
         problems: models.problems.iter().map(ToString::to_string).collect(),
+        panel: Arc::clone(&board.panel),
     }
 }
 
@@ -188,7 +189,7 @@ fn start_workers(
     stop: &Arc<AtomicBool>,
 ) -> Result<Workers, StartError> {
     let failed = |source| StartError::Io { what: "starting a thread".to_owned(), source };
-    let setup::OpenBoard { mut telemetry, actuator, state, .. } = board;
+    let setup::OpenBoard { mut telemetry, actuator, state, panel, .. } = board;
     // One sweep before the first request: the core begins with knowledge.
     engine.feed(Event::Sampled(telemetry.sample()));
     let background = profiling::Background {
@@ -204,8 +205,10 @@ fn start_workers(
         state,
         clocks: workers::spawn("wattd-clocks", move || workers::actuate(&a, actuator)).map_err(failed)?,
         timer: workers::spawn("wattd-timer", move || workers::time(&b)).map_err(failed)?,
-        sensors: workers::spawn("wattd-sensors", move || workers::sense(&c, &mut *telemetry, period, &stop))
-            .map_err(failed)?,
+        sensors: workers::spawn("wattd-sensors", move || {
+            workers::sense(&c, &mut *telemetry, &panel, period, &stop);
+        })
+        .map_err(failed)?,
         profiler: workers::spawn("wattd-profiler", move || background.run(&d)).map_err(failed)?,
     })
 }

@@ -1,11 +1,12 @@
 //! From the configuration to the parts: board, models, runtime, lanes.
 
 use super::profiling::ModelSamples;
+use crate::board::panel::Panel;
 use crate::board::restore::RestoreError;
 use crate::board::restore::journal::StateLock;
 use crate::board::sim::process::RemoteAccelerator;
 use crate::board::sim::{Accelerator, PlantSpec, PlantSpecError, Script, ScriptError, SimBoard, SimError};
-use crate::board::sysfs::{BoardError, Roots, SysfsBoard};
+use crate::board::sysfs::{BoardError, Roots, Sampler, SysfsBoard};
 use crate::board::{Actuator, BoardSpec, SpecError, Telemetry};
 use crate::config::{Config, Simulation};
 use crate::core::catalog::{Board, Catalog, Provenance, UnitId};
@@ -81,6 +82,8 @@ pub(super) struct OpenBoard {
     pub(super) accelerator: Option<Arc<dyn Accelerator>>,
     pub(super) status: BoardStatus,
     pub(super) missing: Vec<String>,
+    /// What the board shows besides its readings.
+    pub(super) panel: Arc<Panel>,
     /// How much more a run costs than its manifest says; 1 on a real board.
     pub(super) work_scale: f64,
     /// Held as long as the daemon runs, where the actuator does not hold it: another daemon on this state
@@ -118,6 +121,7 @@ pub(super) fn open_board(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open
                 actuator: Box::new(sim.actuator()),
                 accelerator: Some(Arc::new(sim)),
                 missing: Vec::new(),
+                panel: Arc::default(),
                 spec,
                 board,
                 status,
@@ -148,16 +152,29 @@ fn open_sysfs(
     accelerator: Option<Arc<dyn Accelerator>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<OpenBoard, StartError> {
-    let roots = Roots { sys: config.board.sysfs_root.clone(), ..Roots::default() };
+    let roots = Roots::with_sys(config.board.sysfs_root.clone());
     let opened = SysfsBoard::open(&spec, &roots, Arc::clone(clock))?;
-    let (board, missing) = (opened.board().clone(), opened.missing().to_vec());
+    let (board, missing, panel) = (opened.board().clone(), opened.missing().to_vec(), opened.panel());
     let (telemetry, actuator) = opened.into_parts(&config.state_dir)?;
     if !actuator.left_over().is_empty() {
         tracing::warn!(report = %actuator.left_over(), "an earlier process left clocks changed");
     }
+    let telemetry = Sampler::start(telemetry)
+        .map_err(|source| StartError::Io { what: "the thread that reads the sensors".to_owned(), source })?;
     let (telemetry, actuator) = (Box::new(telemetry), Box::new(actuator));
     let work_scale = if accelerator.is_some() { PlantSpec::from_board(&spec)?.work_scale } else { 1.0 };
-    Ok(OpenBoard { spec, board, telemetry, actuator, accelerator, status, missing, work_scale, state: None })
+    Ok(OpenBoard {
+        spec,
+        board,
+        telemetry,
+        actuator,
+        accelerator,
+        status,
+        missing,
+        panel,
+        work_scale,
+        state: None,
+    })
 }
 
 fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {

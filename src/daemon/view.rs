@@ -1,6 +1,7 @@
 //! What the daemon shows of itself: status, models, budgets.
 
 use super::engine::{Engine, State};
+use crate::board::panel::Panel;
 use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
 use crate::core::estimate::Report;
 use crate::core::points::Points;
@@ -14,6 +15,7 @@ use crate::ctl::status::{
 };
 use crate::model::store::LoadedModel;
 use crate::units::{Kilohertz, Microjoules};
+use std::sync::Arc;
 
 /// What is fixed from the start and shown in the status.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +23,7 @@ pub(super) struct Fixed {
     pub(super) board: BoardStatus,
     pub(super) missing: Vec<String>,
     pub(super) problems: Vec<String>,
+    pub(super) panel: Arc<Panel>,
 }
 
 impl Engine {
@@ -31,6 +34,12 @@ impl Engine {
             let scale = if budget.unit == "J" { 1e6 } else { 1.0 };
             state.observer.budget_left(budget.name, Microjoules::from_f64(budget.left * scale));
         }
+    }
+
+    /// Hands what the board shows besides its readings to the metrics.
+    pub(super) fn show_board(&self, panel: &Panel) {
+        let (instruments, alarms, foreign) = (panel.instruments(self.now()), panel.alarms(), panel.foreign());
+        self.state().observer.board(&instruments, &alarms, &foreign);
     }
 
     /// Hands what is learned to the metrics.
@@ -95,6 +104,9 @@ impl Engine {
                 .collect(),
             counters: counters(&state, core.board_energy),
             missing: fixed.missing.clone(),
+            instruments: fixed.panel.instruments(now),
+            alarms: fixed.panel.alarms().into_iter().filter(|alarm| alarm.on.is_some()).collect(),
+            foreign: fixed.panel.foreign(),
             problems: problems(
                 fixed,
                 catalog,

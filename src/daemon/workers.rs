@@ -1,6 +1,7 @@
 //! The daemon's own threads: sensors, clocks, timer.
 
 use super::engine::Engine;
+use crate::board::panel::Panel;
 use crate::board::{Actuator, Telemetry};
 use crate::core::event::Event;
 use crate::units::Nanos;
@@ -18,7 +19,13 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io
 
 /// Reads the sensors every `period`, lets the core decide on them, and pings the watchdog: only a completed
 /// control cycle counts as a sign of life.
-pub(super) fn sense(engine: &Engine, telemetry: &mut dyn Telemetry, period: Nanos, stop: &AtomicBool) {
+pub(super) fn sense(
+    engine: &Engine,
+    telemetry: &mut dyn Telemetry,
+    panel: &Panel,
+    period: Nanos,
+    stop: &AtomicBool,
+) {
     let page = engine.state().observer.page();
     let mut due = engine.now();
     for sweep in 0u64.. {
@@ -31,6 +38,7 @@ pub(super) fn sense(engine: &Engine, telemetry: &mut dyn Telemetry, period: Nano
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         if sweep % UPKEEP_EVERY == 0 {
             engine.show_estimates();
+            engine.show_board(panel);
             page.upkeep();
         }
         due = due.after(period);

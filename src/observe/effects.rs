@@ -180,7 +180,7 @@ impl Names {
 /// Watches what goes into the core and what comes out. Owned by the thread that owns the core.
 #[derive(Debug)]
 pub struct Observer {
-    registry: Registry,
+    pub(super) registry: Registry,
     names: Names,
     notes: notes::Notes,
     in_flight: HashMap<RequestId, InFlight>,

@@ -2,6 +2,7 @@
 //!
 //! An [`Observer`] watches the core's events and effects; [`logging`] sets up the process's log.
 
+mod board;
 mod effects;
 pub mod logging;
 pub mod metrics;

@@ -108,6 +108,16 @@ metrics! {
     ClockRefusals = "wattd_clock_refusals_total" Counter ["domain", "fault"];
     /// Readings that failed, by fault.
     SensorFaults = "wattd_sensor_faults_total" Counter ["sensor", "fault"];
+    /// Clock bounds that someone else set while the daemon ran, and that it keeps to.
+    ForeignBounds = "wattd_foreign_bounds_total" Counter ["domain"];
+    /// Share of time in which a processor was busy, by its driver; NaN while it does not say.
+    Load = "wattd_load_ratio" Gauge ["processor"];
+    /// Power measured at a part of what its name says only, and no rail of the board file.
+    PartialPower = "wattd_partial_power_watts" Gauge ["source"];
+    /// Whether the board complains of something: under_voltage, throttled, over_current and others; 1 or 0.
+    Alarm = "wattd_alarm" Gauge ["alarm"];
+    /// How often it went off.
+    Alarms = "wattd_alarms_total" Counter ["alarm"];
     /// 1 for the present thermal regime, 0 for the others.
     Regime = "wattd_thermal_regime" Gauge ["regime"];
     /// Changes of the thermal regime, by the new one.

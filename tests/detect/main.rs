@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod bare;
 mod faults;
+mod matrix;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -101,7 +103,11 @@ fn every_board_that_has_a_file_gets_it() {
         ("rk3588-mainline", Some("rk3588")),
         ("laptop-intel", Some("desktop")),
         ("desktop-amd", Some("desktop")),
-        ("arm-generic", None),
+        ("jetson-orin-nx", Some("jetson-orin-nx")),
+        ("jetson-agx-orin", Some("jetson-agx-orin")),
+        ("jetson-xavier", Some("jetson-agx-xavier")),
+        ("jetson-thor", Some("jetson-thor")),
+        ("arm-generic", Some("generic-arm")),
     ] {
         let look = look(&Tree::of(name));
         assert_eq!(look.nearest.as_ref().map(|nearest| nearest.board.as_str()), expected, "{name}");

@@ -16,9 +16,7 @@ use wattd::exec::ort::{LibraryCandidates, OrtRuntime, disable_telemetry};
 pub(crate) fn board(args: &BoardArgs) -> Done {
     let places = match (&args.root, &args.sysfs_root) {
         (Some(root), _) => Places::below(root),
-        (None, Some(sys)) => {
-            Places { roots: Roots { sys: sys.clone(), ..Roots::default() }, ..Places::default() }
-        }
+        (None, Some(sys)) => Places { roots: Roots::with_sys(sys.clone()), ..Places::default() },
         (None, None) => Places::default(),
     };
     // The libraries of another root are not for this machine.

@@ -28,7 +28,7 @@ pub(crate) fn restore(args: &RestoreArgs) -> Done {
     let state = state.unwrap_or_else(|| "/var/lib/wattd".into());
     let sys =
         args.sysfs_root.clone().or_else(|| config.as_ref().map(|config| config.board.sysfs_root.clone()));
-    let roots = sys.map_or_else(Roots::default, |sys| Roots { sys, ..Roots::default() });
+    let roots = sys.map_or_else(Roots::default, Roots::with_sys);
     let report = restore::restore(&state, &roots)?;
     println!("{report}");
     if report.is_complete() { Ok(()) } else { Err(Failure::Failed(anyhow!("not everything is back"))) }

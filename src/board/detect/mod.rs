@@ -52,7 +52,7 @@ impl Places {
     /// All of them in another root directory, such as that of a mounted image.
     #[must_use]
     pub fn below(root: &Path) -> Self {
-        Self { roots: Roots { sys: root.join("sys"), proc: root.join("proc") }, etc: root.join("etc") }
+        Self { roots: Roots::below(root), etc: root.join("etc") }
     }
 }
 

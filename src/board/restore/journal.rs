@@ -11,6 +11,7 @@ use crate::board::restore::RestoreError;
 use crate::board::sysfs::kill;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -36,23 +37,36 @@ const MAX_VALUE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
-    /// Governor: recorded, never written.
+    /// Governor: written only where the board file asks for `userspace`.
     Governor,
     /// Lower bound.
     Min,
     /// Upper bound.
     Max,
+    /// What the board file asks to be held besides: see [`is_setting`].
+    Setting,
 }
 
 impl Role {
-    /// Names that a node of this role may have: nothing else is ever written.
-    const fn names(self) -> [&'static str; 2] {
+    /// Whether a node of this role may be called so: nothing else is ever written.
+    fn fits(self, path: &Path) -> bool {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         match self {
-            Self::Governor => ["scaling_governor", "governor"],
-            Self::Min => ["scaling_min_freq", "min_freq"],
-            Self::Max => ["scaling_max_freq", "max_freq"],
+            Self::Governor => ["scaling_governor", "governor"].contains(&name),
+            Self::Min => ["scaling_min_freq", "min_freq"].contains(&name),
+            Self::Max => ["scaling_max_freq", "max_freq"].contains(&name),
+            Self::Setting => is_setting(path),
         }
     }
+}
+
+/// Nodes that may be held: the energy preference of CPUs, the limits of a cgroup's CPU time, and the caps by which a
+/// Jetson's power modes hold clocks that have no other control. Never a limit of a power monitor.
+pub(crate) fn is_setting(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let folder = path.parent().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
+    ["energy_performance_preference", "cpu.max", "cpu.uclamp.min", "cpu.uclamp.max"].contains(&name)
+        || ["nvpmodel_clk_cap", "nvpmodel_emc_cap", "clk_cap"].contains(&folder)
 }
 
 /// One write to a node, and what the node showed afterwards if that was something else.
@@ -113,9 +127,8 @@ impl Node {
 
     /// A tampered or damaged journal must not direct a write to anything but a clock node.
     fn is_sound(&self) -> bool {
-        let name = self.path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
         self.path.components().all(|part| matches!(part, Component::Normal(_)))
-            && self.role.names().contains(&name)
+            && self.role.fits(&self.path)
             && is_value(self.role, &self.original)
     }
 
@@ -139,12 +152,18 @@ impl Node {
     fn refused(&mut self) {
         self.attempts.pop();
     }
+
+    fn adopt(&mut self, value: String) {
+        self.original = value;
+        self.attempts.clear();
+    }
 }
 
 fn is_value(role: Role, value: &str) -> bool {
     let fits = |c: char| match role {
         Role::Governor => c.is_ascii_alphanumeric() || c == '_' || c == '-',
         Role::Min | Role::Max => c.is_ascii_digit(),
+        Role::Setting => c.is_ascii_alphanumeric() || "_-. ".contains(c),
     };
     !value.is_empty() && value.len() <= MAX_VALUE && value.chars().all(fits)
 }
@@ -152,12 +171,38 @@ fn is_value(role: Role, value: &str) -> bool {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Line {
-    Head { version: u32, boot: Option<String>, nodes: usize },
-    Node { id: usize, domain: String, role: Role, path: PathBuf, original: String },
-    Maybe { id: usize, value: String },
-    Write { id: usize, value: String },
-    Seen { id: usize, value: String },
-    Refused { id: usize },
+    Head {
+        version: u32,
+        boot: Option<String>,
+        nodes: usize,
+    },
+    Node {
+        id: usize,
+        domain: String,
+        role: Role,
+        path: PathBuf,
+        original: String,
+    },
+    Maybe {
+        id: usize,
+        value: String,
+    },
+    Write {
+        id: usize,
+        value: String,
+    },
+    Seen {
+        id: usize,
+        value: String,
+    },
+    Refused {
+        id: usize,
+    },
+    /// Someone else set it to this: its original from now on.
+    Adopt {
+        id: usize,
+        value: String,
+    },
 }
 
 impl Line {
@@ -336,6 +381,10 @@ fn take(nodes: &mut Vec<Option<Node>>, line: Line) -> bool {
             last.map(|attempt| attempt.seen = Some(value)).is_some()
         }
         Line::Refused { id } => known(nodes, id).map(Node::refused).is_some(),
+        Line::Adopt { id, value } => {
+            let node = known(nodes, id).filter(|node| is_value(node.role, &value));
+            node.map(|node| node.adopt(value)).is_some()
+        }
     }
 }
 
@@ -400,12 +449,27 @@ impl Journal {
 
     /// Notes that the node shows something else than was written.
     pub(crate) fn saw(&mut self, lock: &StateLock, id: usize, value: &str) -> Result<(), RestoreError> {
+        let role = self.nodes[id].role;
         let Some(last) = self.nodes[id].attempts.last_mut() else { return Ok(()) };
-        if last.seen.as_deref() == Some(value) || !is_value(Role::Max, value) {
+        if last.seen.as_deref() == Some(value) || !is_value(role, value) {
             return Ok(());
         }
         last.seen = Some(value.to_owned());
         self.append(&Line::Seen { id, value: value.to_owned() }).map_err(lock.failed(FILE))
+    }
+
+    /// Someone else has set the node to `value`, which is what will be restored.
+    pub(crate) fn adopt(&mut self, lock: &StateLock, id: usize, value: &str) -> Result<(), RestoreError> {
+        if !is_value(self.nodes[id].role, value) {
+            let message = format!("{value:?} is no value for {}", self.nodes[id].path.display());
+            return Err(lock.failed(FILE)(io::Error::other(message)));
+        }
+        if self.file.is_none() {
+            self.rewrite(lock)?;
+        }
+        self.append(&Line::Adopt { id, value: value.to_owned() }).map_err(lock.failed(FILE))?;
+        self.nodes[id].adopt(value.to_owned());
+        Ok(())
     }
 
     /// Notes that the announced write was refused: the one before it is in force.

@@ -23,6 +23,7 @@
 pub(crate) mod journal;
 
 use crate::board::sysfs::{Roots, SysfsError, SysfsRoot};
+use crate::core::event::SensorFault;
 use journal::{Contents, Node, Role, StateLock};
 use std::fmt;
 use std::io;
@@ -58,6 +59,8 @@ pub enum NodeOutcome {
     Limited(String),
     /// Someone else set it to this, or it was never written and cannot be read (`None`).
     LeftAlone(Option<String>),
+    /// It is gone, and what was set with it: the cgroup of a daemon that ended.
+    Gone,
     /// It could not be put back; the next restore tries again.
     Failed(String),
 }
@@ -92,6 +95,7 @@ impl fmt::Display for NodeReport {
                 write!(f, "{domain}: {path} was set to {found} by someone else (originally {original}): left")
             }
             NodeOutcome::LeftAlone(None) => write!(f, "{domain}: {path} was never written: left"),
+            NodeOutcome::Gone => write!(f, "{domain}: {path} is gone, and what was set with it"),
             NodeOutcome::Failed(why) => write!(f, "{domain}: {path} not put back to {original}: {why}"),
         }
     }
@@ -225,11 +229,37 @@ pub(crate) fn put_back(root: &SysfsRoot, nodes: &[Node]) -> Vec<NodeReport> {
         let of = |role| nodes.iter().find(|n| n.path.parent() == Some(directory) && n.role == role);
         let bounds = put_back_bounds(root, of(Role::Min), of(Role::Max));
         reports.extend(bounds.into_iter().flatten());
-        if let Some(governor) = of(Role::Governor) {
-            reports.push(report(governor, untouched(root, governor)));
-        }
+        let text = |node: &&Node| {
+            node.path.parent() == Some(directory) && [Role::Governor, Role::Setting].contains(&node.role)
+        };
+        reports.extend(nodes.iter().filter(text).map(|node| report(node, put_back_text(root, node))));
     }
     reports
+}
+
+/// Puts back a node that holds a word or a setting and no bound: if it holds what the daemon wrote.
+fn put_back_text(root: &SysfsRoot, node: &Node) -> NodeOutcome {
+    if !node.is_written() {
+        return untouched(root, node);
+    }
+    let found = match root.read(&node.path) {
+        Ok(found) => found,
+        Err(error) if node.role == Role::Setting && error.fault() == SensorFault::Missing => {
+            return NodeOutcome::Gone;
+        }
+        Err(error) => return NodeOutcome::Failed(error.to_string()),
+    };
+    if found == node.original {
+        return NodeOutcome::AsFound;
+    }
+    if !node.wrote(&found) {
+        return NodeOutcome::LeftAlone(Some(found));
+    }
+    match root.write(&node.path, &node.original).and_then(|()| root.read(&node.path)) {
+        Ok(shown) if shown == node.original => NodeOutcome::Restored,
+        Ok(shown) => NodeOutcome::Limited(shown),
+        Err(error) => NodeOutcome::Failed(error.to_string()),
+    }
 }
 
 fn report(node: &Node, outcome: NodeOutcome) -> NodeReport {
@@ -255,7 +285,8 @@ pub(crate) fn max_first(found_min: u64, target_max: u64) -> bool {
     unlimited(target_max) >= found_min
 }
 
-fn unlimited(max: u64) -> u64 {
+/// A bound as a number: 0 is none.
+pub(crate) fn unlimited(max: u64) -> u64 {
     if max == 0 { u64::MAX } else { max }
 }
 

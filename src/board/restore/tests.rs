@@ -269,6 +269,28 @@ fn a_journal_cut_at_any_byte_restores_what_it_still_names() {
     assert!(restored(&tree).is_complete());
 }
 
+/// A power failure may leave anything behind the last byte that was written.
+#[test]
+fn garbage_from_any_byte_on_never_changes_an_original_and_is_told() {
+    let tree = crashed();
+    let whole = std::fs::read(file(&tree.state())).unwrap();
+    let originals = Contents::parse(&whole).nodes;
+    for length in 0..whole.len() {
+        let rest = whole.len() - length;
+        for garbage in [vec![0; rest], vec![0xff; rest], b"{}\n\n".repeat(rest), whole[..length].to_vec()] {
+            let found = Contents::parse(&[&whole[..length], &garbage].concat());
+            for node in &found.nodes {
+                let same = |known: &&Node| known.path == node.path && known.original == node.original;
+                assert!(originals.iter().any(|known| same(&known)), "from byte {length}: {node:?}");
+            }
+            assert!(
+                found.nodes.len() == 6 || !found.damage.is_empty(),
+                "from byte {length}: nothing is told"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_journal_that_points_elsewhere_writes_nothing() {
     let tree = jetson();

@@ -1,18 +1,27 @@
-//! Sets clock bounds. Only bounds, never a governor and never anything under hwmon: with both bounds
-//! on one operating point every governor gives that clock.
+//! Sets clock bounds, and what else the board file asks to be held. Bounds alone suffice: with both on one operating
+//! point every governor gives that clock; only where the board file says `userspace` is the governor changed too.
+//! Nothing under hwmon is ever written.
 
 use super::clock::ClockNodes;
+use super::others::Others;
 use super::root::{SysfsError, SysfsRoot};
+use super::settings::Settings;
 use super::{find_nodes, highest};
 use crate::board::Actuator;
+use crate::board::panel::Panel;
 use crate::board::restore::journal::{Journal, Node, Role, StateLock};
 use crate::board::restore::{
     JournalFate, NodeOutcome, RestoreError, RestoreReport, max_first, put_back, restore_left_over, settle,
+    unlimited,
 };
 use crate::board::spec::DomainSpec;
 use crate::core::event::{Applied, ApplyReport, ClockBounds, SensorFault, Setpoints};
 use crate::units::Kilohertz;
 use std::path::Path;
+use std::sync::Arc;
+
+/// The governor under which a clock is set directly.
+const USERSPACE: &str = "userspace";
 
 /// Why a setpoint was not applied.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +55,19 @@ pub struct SysfsActuator {
     boot: Option<String>,
     lock: StateLock,
     domains: Vec<Control>,
+    held: Settings,
     journal: Option<Journal>,
     left_over: RestoreReport,
+    panel: Arc<Panel>,
+}
+
+/// What of a board that was opened is set.
+pub(super) struct Opened<'a> {
+    pub(super) root: SysfsRoot,
+    pub(super) boot: Option<String>,
+    pub(super) domains: &'a [DomainSpec],
+    pub(super) held: Settings,
+    pub(super) panel: Arc<Panel>,
 }
 
 /// One clock domain.
@@ -58,27 +78,27 @@ struct Control {
     /// Raw operating points, ascending.
     points: Vec<u64>,
     fault: Option<SensorFault>,
+    /// Bounds that are not ours to pass.
+    others: Others,
+    /// What the nodes showed after the last setting.
+    before: Option<Raw>,
 }
 
 /// Raw bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Raw {
-    min: u64,
-    max: u64,
+pub(super) struct Raw {
+    pub(super) min: u64,
+    pub(super) max: u64,
 }
 
 impl SysfsActuator {
-    /// Takes the state directory and puts back what an earlier process left changed.
+    /// Takes the state directory, puts back what an earlier process left changed, and sets what is to be held.
     ///
     /// # Errors
     /// If another process holds the state directory, or it cannot be used: clocks that could not be
     /// restored are not changed.
-    pub(crate) fn open(
-        root: SysfsRoot,
-        boot: Option<String>,
-        domains: &[DomainSpec],
-        state_directory: &Path,
-    ) -> Result<Self, RestoreError> {
+    pub(super) fn open(board: Opened<'_>, state_directory: &Path) -> Result<Self, RestoreError> {
+        let Opened { root, boot, domains, held, panel } = board;
         let lock = StateLock::acquire(state_directory)?;
         let left_over = restore_left_over(&lock, &root, boot.as_deref())?;
         let mut journal = None;
@@ -89,7 +109,9 @@ impl SysfsActuator {
             journal = Some(Journal::create(&lock, boot.clone(), contents.nodes)?);
         }
         let domains = domains.iter().map(|spec| Control::new(&root, spec)).collect();
-        Ok(Self { root, boot, lock, domains, journal, left_over })
+        let mut actuator = Self { root, boot, lock, domains, held, journal, left_over, panel };
+        actuator.hold();
+        Ok(actuator)
     }
 
     /// What an earlier process had left changed, and what became of it.
@@ -110,7 +132,37 @@ impl SysfsActuator {
         if report.journal != JournalFate::Kept {
             self.journal = None;
         }
+        // From here on the nodes are others' again.
+        for control in &mut self.domains {
+            (control.others, control.before) = (Others::default(), None);
+        }
         Ok(report)
+    }
+
+    /// Sets what the board file asks to be held. What does not take is said and lived without.
+    fn hold(&mut self) {
+        for (node, value) in self.held.wanted().to_vec() {
+            let result = self.root.read(&node).map_err(Refusal::from).and_then(|original| {
+                if original == value {
+                    return Ok(original);
+                }
+                let recorded = Node::new("held", Role::Setting, &node, original);
+                self.on_record(vec![recorded])?;
+                self.write_text(&node, &value)?;
+                let shown = self.root.read(&node)?;
+                self.note_difference(&node, &shown);
+                Ok(shown)
+            });
+            let node = node.display();
+            match result {
+                Ok(shown) if shown == value => tracing::info!(%node, value, "held"),
+                Ok(shown) => {
+                    tracing::warn!(%node, value, shown, "held, but the kernel made something else of it")
+                }
+                Err(error) => tracing::warn!(%node, value, %error, "not held"),
+            }
+        }
+        self.held.hold_latency();
     }
 
     fn set(&mut self, index: usize, wanted: ClockBounds) -> Result<ClockBounds, Refusal> {
@@ -119,8 +171,18 @@ impl SysfsActuator {
             .get_mut(index)
             .ok_or_else(|| Refusal::NotThere(format!("the board has no clock domain {index}")))?;
         let nodes = control.found(&self.root).map_err(Refusal::NotThere)?;
-        let target = control.round(&nodes, wanted)?;
-        let found = read(&self.root, &nodes)?;
+        let wanted = control.round(&nodes, wanted)?;
+        let mut found = read(&self.root, &nodes)?;
+        self.notice(index, &nodes, found)?;
+        let mut doubt = self.is_doubtful(index, &nodes, found);
+        let control = &self.domains[index];
+        let mut target = control.others.keep(wanted, &control.points);
+        if doubt && self.last_written(&nodes.max) != Some(target.max) {
+            self.tell_cap_from_person(index, &nodes, found)?;
+            (doubt, found) = (false, read(&self.root, &nodes)?);
+            let control = &self.domains[index];
+            target = control.others.keep(wanted, &control.points);
+        }
         let min_in_force = self.last_written(&nodes.min).map_or(found.min, |last| last.max(found.min));
         let order = if max_first(min_in_force, target.max) {
             [(Role::Max, target.max), (Role::Min, target.min)]
@@ -132,11 +194,18 @@ impl SysfsActuator {
                 self.write(&nodes, role, value)?;
             }
         }
+        if self.domains[index].spec.userspace {
+            self.govern(&nodes, target)?;
+        }
         let shown = read(&self.root, &nodes)?;
-        self.note_difference(&nodes.min, shown.min);
-        self.note_difference(&nodes.max, shown.max);
-        let points = &self.domains[index].points;
-        let max = if shown.max == 0 { highest(&nodes, points) } else { nodes.unit.to_khz(shown.max) };
+        self.note_difference(&nodes.min, &shown.min.to_string());
+        self.note_difference(&nodes.max, &shown.max.to_string());
+        let control = &mut self.domains[index];
+        if !doubt {
+            control.before = Some(shown);
+        }
+        let max =
+            if shown.max == 0 { highest(&nodes, &control.points) } else { nodes.unit.to_khz(shown.max) };
         Ok(ClockBounds { min: nodes.unit.to_khz(shown.min), max })
     }
 
@@ -145,13 +214,119 @@ impl SysfsActuator {
         journal.nodes()[journal.find(path)?].own_last()?.parse().ok()
     }
 
+    /// Whether the daemon, or one before it, may have written the node.
+    fn is_written(&self, path: &Path) -> bool {
+        let node = self.journal.as_ref().and_then(|journal| Some(&journal.nodes()[journal.find(path)?]));
+        node.is_some_and(Node::is_written)
+    }
+
+    /// Takes note of bounds that are neither what was written nor what the kernel made of it, and that no cap
+    /// explains: someone else has set them, and from now on they are kept to and restored.
+    fn notice(&mut self, index: usize, nodes: &ClockNodes, found: Raw) -> Result<(), Refusal> {
+        let control = &self.domains[index];
+        let Some(before) = control.before else { return Ok(()) };
+        let mut others = control.others;
+        let (lowest, highest) = (control.points.first().copied(), control.points.last().copied());
+        let last_max = self.last_written(&nodes.max).unwrap_or(before.max);
+        let raised = unlimited(found.max) > unlimited(before.max).max(unlimited(last_max));
+        if raised {
+            others.max = highest.filter(|highest| found.max < *highest && found.max > 0).map(|_| found.max);
+        }
+        let last_min = self.last_written(&nodes.min).unwrap_or(before.min);
+        let pressed = found.min == found.max && found.min < last_min;
+        let moved = found.min != before.min && found.min != last_min && !pressed;
+        if moved {
+            others.min = lowest.filter(|lowest| found.min > *lowest).map(|_| found.min);
+        }
+        if raised {
+            self.yield_to(index, nodes, &nodes.max, found.max, others)?;
+        }
+        if moved {
+            self.yield_to(index, nodes, &nodes.min, found.min, others)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the upper bound is lower than it was left, or at first sight lower than it could be: a cap of the kernel
+    /// or firmware, or a person's bound.
+    fn is_doubtful(&self, index: usize, nodes: &ClockNodes, found: Raw) -> bool {
+        let (control, max) = (&self.domains[index], unlimited(found.max));
+        match (self.last_written(&nodes.max), control.before) {
+            (Some(last), Some(before)) => max < unlimited(last) && max != unlimited(before.max),
+            (None, None) if !self.is_written(&nodes.max) => {
+                control.points.last().is_some_and(|highest| max < *highest)
+            }
+            (None, Some(before)) => max < unlimited(before.max),
+            _ => false,
+        }
+    }
+
+    /// Asks for more than the node shows: under a cap it goes on showing less. If it shows what was asked for there
+    /// was none, so that someone had lowered it, to which it is put back within microseconds. (A cap that is lifted
+    /// in just these is mistaken for a person until the bound is changed again.)
+    fn tell_cap_from_person(&mut self, index: usize, nodes: &ClockNodes, found: Raw) -> Result<(), Refusal> {
+        let highest = self.domains[index].points.last().copied();
+        let Some(more) = self.last_written(&nodes.max).or(highest) else { return Ok(()) };
+        self.write(nodes, Role::Max, more)?;
+        if unlimited(read(&self.root, nodes)?.max) <= unlimited(found.max) {
+            return Ok(());
+        }
+        self.write(nodes, Role::Max, found.max)?;
+        let others = Others { max: Some(found.max), ..self.domains[index].others };
+        self.yield_to(index, nodes, &nodes.max, found.max, others)
+    }
+
+    /// Someone else set a node: that is what will be restored, and what is kept to until then.
+    fn yield_to(
+        &mut self,
+        index: usize,
+        nodes: &ClockNodes,
+        node: &Path,
+        value: u64,
+        others: Others,
+    ) -> Result<(), Refusal> {
+        let id = self.journal.as_ref().and_then(|journal| journal.find(node));
+        if let (Some(journal), Some(id)) = (&mut self.journal, id) {
+            journal.adopt(&self.lock, id, &value.to_string())?;
+        }
+        let control = &mut self.domains[index];
+        control.others = others;
+        let khz = |bound: Option<u64>| bound.map(|raw| nodes.unit.to_khz(raw));
+        let (domain, node) = (&control.spec.name, self.root.path(node));
+        tracing::warn!(domain, node = %node.display(), value, "someone else set this clock bound: it is kept to");
+        self.panel.set_by_others(domain, khz(others.min), khz(others.max));
+        Ok(())
+    }
+
+    /// One clock is set directly; a range is the original governor's to use.
+    fn govern(&mut self, nodes: &ClockNodes, target: Raw) -> Result<(), Refusal> {
+        self.record(nodes)?;
+        let pinned = target.min == target.max;
+        let found = self.root.read(&nodes.governor)?;
+        if pinned && found != USERSPACE {
+            self.write_text(&nodes.governor, USERSPACE)?;
+        }
+        if pinned {
+            return Ok(self.root.write(&nodes.speed, &target.max.to_string())?);
+        }
+        let id = self.journal.as_ref().and_then(|journal| journal.find(&nodes.governor));
+        let original =
+            self.journal.as_ref().zip(id).map(|(journal, id)| journal.nodes()[id].original.clone());
+        match original {
+            Some(original) if found == USERSPACE && found != original => {
+                self.write_text(&nodes.governor, &original)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a write would change something. A bound that was written before and now reads lower is
     /// capped (upper bound) or pressed down by the cap (lower bound): writing it again is no use. A
     /// bound never written may read as wanted only because of a cap, unless it is at its extreme.
     fn must_write(&self, index: usize, nodes: &ClockNodes, role: Role, found: Raw, value: u64) -> bool {
         let extreme = self.domains[index].points.last() == Some(&value);
         match role {
-            Role::Governor => false,
+            Role::Governor | Role::Setting => false,
             Role::Max => match self.last_written(&nodes.max) {
                 Some(last) if last == value => found.max == 0 || found.max > value,
                 Some(_) => true,
@@ -166,15 +341,19 @@ impl SysfsActuator {
     }
 
     fn write(&mut self, nodes: &ClockNodes, role: Role, value: u64) -> Result<(), Refusal> {
-        let path = if role == Role::Max { &nodes.max } else { &nodes.min };
         self.record(nodes)?;
-        let text = value.to_string();
+        let path = if role == Role::Max { &nodes.max } else { &nodes.min };
+        self.write_text(path, &value.to_string())
+    }
+
+    /// Writes a node whose original is on record, announced.
+    fn write_text(&mut self, path: &Path, text: &str) -> Result<(), Refusal> {
         let id = self.journal.as_ref().and_then(|journal| journal.find(path));
         let (Some(journal), Some(id)) = (&mut self.journal, id) else {
             return Err(Refusal::NotThere(format!("{} has no original on record", path.display())));
         };
-        journal.announce(&self.lock, id, &text)?;
-        if let Err(error) = self.root.write(path, &text) {
+        journal.announce(&self.lock, id, text)?;
+        if let Err(error) = self.root.write(path, text) {
             if let Err(error) = journal.refused(&self.lock, id) {
                 tracing::warn!(%error, "a refused write is not noted in the journal");
             }
@@ -183,15 +362,24 @@ impl SysfsActuator {
         Ok(())
     }
 
+    /// Puts originals on record.
+    fn on_record(&mut self, nodes: Vec<Node>) -> Result<(), RestoreError> {
+        match &mut self.journal {
+            Some(journal) => journal.add(&self.lock, nodes),
+            None => {
+                self.journal = Some(Journal::create(&self.lock, self.boot.clone(), nodes)?);
+                Ok(())
+            }
+        }
+    }
+
     /// Makes sure that the originals of this domain are on record; the first time, those of all domains.
     fn record(&mut self, nodes: &ClockNodes) -> Result<(), Refusal> {
-        if let Some(journal) = &mut self.journal {
-            if journal.find(&nodes.max).is_some() && journal.find(&nodes.min).is_some() {
-                return Ok(());
-            }
-            let name = self.domains.iter().find(|control| control.nodes.as_ref() == Some(nodes));
-            let name = name.map_or("", |control| control.spec.name.as_str());
-            return Ok(journal.add(&self.lock, originals(&self.root, name, nodes)?)?);
+        if let Some(journal) = &self.journal
+            && journal.find(&nodes.max).is_some()
+            && journal.find(&nodes.min).is_some()
+        {
+            return Ok(());
         }
         let mut all = Vec::new();
         for control in &self.domains {
@@ -203,16 +391,14 @@ impl SysfsActuator {
                 Err(error) => tracing::debug!(%error, domain = control.spec.name, "no original yet"),
             }
         }
-        self.journal = Some(Journal::create(&self.lock, self.boot.clone(), all)?);
-        Ok(())
+        Ok(self.on_record(all)?)
     }
 
-    fn note_difference(&mut self, path: &Path, shown: u64) {
+    fn note_difference(&mut self, path: &Path, shown: &str) {
         let Some(journal) = &mut self.journal else { return };
         let Some(id) = journal.find(path) else { return };
-        let text = shown.to_string();
-        let as_written = journal.nodes()[id].last().is_none_or(|last| last == text);
-        if !as_written && let Err(error) = journal.saw(&self.lock, id, &text) {
+        let as_written = journal.nodes()[id].last().is_none_or(|last| last == shown);
+        if !as_written && let Err(error) = journal.saw(&self.lock, id, shown) {
             tracing::warn!(%error, "a read-back is not noted in the journal");
         }
     }
@@ -220,7 +406,14 @@ impl SysfsActuator {
 
 impl Control {
     fn new(root: &SysfsRoot, spec: &DomainSpec) -> Self {
-        let mut control = Self { spec: spec.clone(), nodes: None, points: Vec::new(), fault: None };
+        let mut control = Self {
+            spec: spec.clone(),
+            nodes: None,
+            points: Vec::new(),
+            fault: None,
+            others: Others::default(),
+            before: None,
+        };
         // A domain that is not there may come later.
         let _ = control.found(root);
         control
@@ -262,7 +455,7 @@ impl Control {
             self.fault = fault;
         }
         if fault == Some(SensorFault::Missing) {
-            self.nodes = None;
+            (self.nodes, self.before) = (None, None);
         }
         match (result, fault) {
             (Ok(bounds), _) => Applied::Bounds(bounds),
@@ -311,6 +504,7 @@ impl Actuator for SysfsActuator {
     }
 
     fn restore(&mut self) -> ApplyReport {
+        self.held.release_latency();
         let restored = self.restore_all();
         if let Err(error) = &restored {
             tracing::error!(%error, "the clock journal is left behind");
@@ -320,7 +514,7 @@ impl Actuator for SysfsActuator {
             match node.outcome {
                 NodeOutcome::Failed(_) => tracing::error!("{node}"),
                 NodeOutcome::LeftAlone(_) | NodeOutcome::Limited(_) => tracing::warn!("{node}"),
-                NodeOutcome::AsFound | NodeOutcome::Restored => tracing::debug!("{node}"),
+                NodeOutcome::AsFound | NodeOutcome::Restored | NodeOutcome::Gone => tracing::debug!("{node}"),
             }
         }
         let mut report = ApplyReport::default();

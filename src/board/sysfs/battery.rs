@@ -54,6 +54,11 @@ impl BatterySensor {
         Ok(Self { packs })
     }
 
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.packs.first().map_or(Path::new(CLASS), |pack| pack.status.path())
+    }
+
     /// The sum over all packs; a pack that cannot be read makes the sum unknown.
     pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<BatteryState, SysfsError> {
         let mut sum =
@@ -111,9 +116,8 @@ impl Pack {
             "Charging" => Microwatts(-magnitude.0),
             "Discharging" | "Not charging" | "Full" | "Unknown" => magnitude,
             text => {
-                let text = text.to_owned();
                 let expected = "Charging, Discharging, Not charging, Full or Unknown";
-                return Err(garbled(self.status.path(), &text, expected));
+                return Err(garbled(self.status.path(), text, expected));
             }
         };
         Ok(BatteryState { remaining, full, draw })
@@ -122,24 +126,23 @@ impl Pack {
 
 impl Capacity {
     fn sample(&mut self, buffer: &mut Page) -> Result<(Microjoules, Microjoules), SysfsError> {
-        let (now, full, now_path) = match self {
+        let (left, most) = match self {
             Self::Energy { now, full } => {
-                let path = now.path().to_owned();
-                (now.within(&Limits::COUNT, buffer)?, full.within(&Limits::COUNT, buffer)?, path)
+                (now.within(&Limits::COUNT, buffer)?, full.within(&Limits::COUNT, buffer)?)
             }
             Self::Charge { now, full, voltage } => {
                 let volts = voltage.within(&Limits::COUNT, buffer)?;
-                let path = now.path().to_owned();
                 let now = now.within(&Limits::COUNT, buffer)?;
                 let full = full.within(&Limits::COUNT, buffer)?;
-                (product(now, volts), product(full, volts), path)
+                (product(now, volts), product(full, volts))
             }
         };
-        let remaining = microjoules(now);
-        let full = microjoules(full);
+        let remaining = microjoules(left);
+        let full = microjoules(most);
         if full == Microjoules::ZERO {
+            let (Self::Energy { now, .. } | Self::Charge { now, .. }) = self;
             let expected = "a full battery above 0";
-            return Err(SysfsError::Implausible { path: now_path, value: 0, expected });
+            return Err(SysfsError::Implausible { path: now.path().to_owned(), value: 0, expected });
         }
         // Worn packs and bad gauges say more than full.
         Ok((remaining.min(full), full))

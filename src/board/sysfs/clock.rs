@@ -3,7 +3,7 @@
 use super::root::{Attribute, Limits, Page, SysfsError, SysfsRoot, kilohertz};
 use crate::core::event::ClockState;
 use crate::units::Kilohertz;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Steps of a table that has to be made up for a driver that takes any clock.
 const MADE_UP_STEPS: u64 = 16;
@@ -52,8 +52,10 @@ pub(crate) struct ClockNodes {
     pub(crate) min: PathBuf,
     /// Upper bound.
     pub(crate) max: PathBuf,
-    /// Governor; only read.
+    /// Governor.
     pub(crate) governor: PathBuf,
+    /// The clock under the `userspace` governor.
+    pub(crate) speed: PathBuf,
     /// Unit of all of them.
     pub(crate) unit: FrequencyUnit,
     /// The kernel's operating points, raw and ascending; empty if it shows none.
@@ -116,6 +118,11 @@ impl ClockSensor {
             unit: nodes.unit,
             highest,
         }
+    }
+
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.current.path()
     }
 
     /// Clock and bounds; an upper bound of 0 means none.

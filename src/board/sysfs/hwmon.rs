@@ -4,6 +4,7 @@
 //! Chips are found by `name`, channels by label. An INA3221 has millivolts and milliamperes per
 //! channel and no power; other chips have `powerN_input` in µW or `energyN_input` in µJ.
 
+use super::gate::Gate;
 use super::powercap::EnergyRate;
 use super::root::{Attribute, Limits, Page, SysfsError, SysfsRoot, plausible_power};
 use crate::time::Timestamp;
@@ -15,9 +16,16 @@ const CLASS: &str = "class/hwmon";
 /// Channels of one chip that are looked at.
 const MAX_CHANNEL: u32 = 32;
 
+/// A rail of a chip that is not woken for it.
+#[derive(Debug)]
+pub(crate) struct HwmonRail {
+    gate: Gate,
+    meter: Meter,
+}
+
 /// How a rail's power is had.
 #[derive(Debug)]
-pub(crate) enum HwmonRail {
+enum Meter {
     /// mV times mA.
     Product {
         /// `inN_input`.
@@ -37,8 +45,8 @@ impl HwmonRail {
     pub(crate) fn find(root: &SysfsRoot, chip: &str, label: &str) -> Result<Self, String> {
         let chips = chips(root, chip);
         for directory in &chips {
-            if let Some(rail) = channel(root, directory, label) {
-                return Ok(rail);
+            if let Some(meter) = channel(root, directory, label) {
+                return Ok(Self { gate: Gate::find(root, directory.join("device")), meter });
             }
         }
         let class = root.path(CLASS);
@@ -53,17 +61,27 @@ impl HwmonRail {
 
     /// The power now.
     pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
-        match self {
-            Self::Product { millivolts, milliamperes } => {
+        self.gate.awake(buffer)?;
+        match &mut self.meter {
+            Meter::Product { millivolts, milliamperes } => {
                 let mv = millivolts.number(buffer)?;
                 let ma = milliamperes.number(buffer)?;
                 plausible_power(mv.saturating_mul(ma), milliamperes.path())
             }
-            Self::Power(attribute) => {
+            Meter::Power(attribute) => {
                 let microwatts = attribute.within(&Limits::POWER, buffer)?;
                 Ok(Microwatts(microwatts))
             }
-            Self::Energy(rate) => rate.sample(now, buffer),
+            Meter::Energy(rate) => rate.sample(now, buffer),
+        }
+    }
+
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        match &self.meter {
+            Meter::Product { milliamperes, .. } => milliamperes.path(),
+            Meter::Power(attribute) => attribute.path(),
+            Meter::Energy(rate) => rate.source(),
         }
     }
 }
@@ -122,7 +140,8 @@ fn label_of(
     has("energy", "input").then(|| label("energy").unwrap_or_else(|| format!("energy{n}")))
 }
 
-fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
+/// Directories of all chips of a name.
+pub(crate) fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
     root.list(CLASS)
         .into_iter()
         .map(|entry| Path::new(CLASS).join(entry))
@@ -130,7 +149,7 @@ fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<HwmonRail> {
+fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<Meter> {
     let node = |name: String| {
         let path = chip.join(name);
         root.exists(&path).then(|| root.attribute(path))
@@ -141,16 +160,16 @@ fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<HwmonRail> {
     };
     let power = |n: u32| {
         let input = node(format!("power{n}_input")).or_else(|| node(format!("power{n}_average")));
-        input.map(HwmonRail::Power)
+        input.map(Meter::Power)
     };
     let product = |n: u32| {
         let millivolts = node(format!("in{n}_input"))?;
         let milliamperes = node(format!("curr{n}_input"))?;
-        Some(HwmonRail::Product { millivolts, milliamperes })
+        Some(Meter::Product { millivolts, milliamperes })
     };
     let energy = |n: u32| {
         let counter = node(format!("energy{n}_input"))?;
-        Some(HwmonRail::Energy(EnergyRate::new(counter, None)))
+        Some(Meter::Energy(EnergyRate::new(counter, None)))
     };
     for n in 0..=MAX_CHANNEL {
         let found = if labelled("power", n) {

@@ -1,6 +1,7 @@
 //! Power rails of JetPack 4: its INA3221 driver speaks industrial I/O, `bus/iio/devices/iio:device*`. Read only,
 //! as hwmon: the driver's limits protect the board.
 
+use super::gate::Gate;
 use super::hwmon::{Channel, is_no_rail};
 use super::root::{Attribute, Page, SysfsError, SysfsRoot, plausible_power};
 use crate::units::Microwatts;
@@ -13,6 +14,7 @@ const MAX_CHANNEL: u32 = 8;
 /// A rail in mV and mA.
 #[derive(Debug)]
 pub(crate) struct IioRail {
+    gate: Gate,
     millivolts: Attribute,
     milliamperes: Attribute,
 }
@@ -25,7 +27,9 @@ impl IioRail {
             if channel.chip == chip && channel.label == label {
                 let millivolts = root.attribute(directory.join(format!("in_voltage{n}_input")));
                 let milliamperes = root.attribute(directory.join(format!("in_current{n}_input")));
-                return Ok(Self { millivolts, milliamperes });
+                // The iio device hangs below the chip's.
+                let gate = Gate::find(root, directory.join(".."));
+                return Ok(Self { gate, millivolts, milliamperes });
             }
             there.push(format!("{} of {}", channel.label, channel.chip));
         }
@@ -39,9 +43,15 @@ impl IioRail {
 
     /// The power now.
     pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
+        self.gate.awake(buffer)?;
         let mv = self.millivolts.number(buffer)?;
         let ma = self.milliamperes.number(buffer)?;
         plausible_power(mv.saturating_mul(ma), self.milliamperes.path())
+    }
+
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.milliamperes.path()
     }
 }
 

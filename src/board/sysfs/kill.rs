@@ -2,9 +2,9 @@
 //! any two steps that have an effect. Outside tests nothing of it exists.
 
 #[cfg(not(test))]
-pub(crate) use off::{injected, shown, step, torn, writing};
+pub(crate) use off::{injected, refused, shown, step, torn, writing};
 #[cfg(test)]
-pub(crate) use on::{injected, shown, step, torn, writing};
+pub(crate) use on::{injected, refused, shown, step, torn, writing};
 
 #[cfg(not(test))]
 mod off {
@@ -30,6 +30,12 @@ mod off {
     #[inline]
     #[allow(clippy::unnecessary_wraps, reason = "tests make it fail")]
     pub(crate) fn injected(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    #[allow(clippy::unnecessary_wraps, reason = "tests make it fail")]
+    pub(crate) fn refused(_: &Path) -> io::Result<()> {
         Ok(())
     }
 
@@ -133,6 +139,10 @@ pub(crate) mod on {
 
     pub(crate) fn injected(path: &Path) -> io::Result<()> {
         fault(path, Access::Read)
+    }
+
+    pub(crate) fn refused(path: &Path) -> io::Result<()> {
+        fault(path, Access::Write)
     }
 
     pub(crate) fn writing(path: &Path, value: &[u8]) -> io::Result<()> {

@@ -6,24 +6,37 @@
 pub(crate) mod kill;
 
 mod actuate;
+mod bank;
 pub(crate) mod battery;
 pub(crate) mod clock;
 pub(crate) mod cpufreq;
 pub(crate) mod devfreq;
+mod drm;
+mod gate;
 pub(crate) mod hwmon;
 pub(crate) mod iio;
+mod load;
 mod memory;
+mod nvpmodel;
+mod others;
+mod overcurrent;
 pub(crate) mod powercap;
+pub(crate) mod probes;
 pub(crate) mod psi;
+mod raspberry;
 pub(crate) mod root;
-pub(crate) mod telemetry;
+mod sampler;
+mod settings;
+mod telemetry;
 pub(crate) mod thermal;
 
 pub use actuate::SysfsActuator;
 pub use root::{SysfsError, SysfsRoot, fault_of};
+pub use sampler::Sampler;
 pub use telemetry::SysfsTelemetry;
 
 use crate::board::check::{self, Problem};
+use crate::board::panel::Panel;
 use crate::board::restore::{RestoreError, boot_id};
 use crate::board::spec::{BoardSpec, DomainInterface, DomainSpec};
 use crate::core::catalog::Board;
@@ -33,18 +46,37 @@ use clock::ClockNodes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The directories that stand for `/sys` and `/proc`.
+/// The directories that stand for `/sys`, `/proc` and `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     /// Stands for `/sys`.
     pub sys: PathBuf,
     /// Stands for `/proc`.
     pub proc: PathBuf,
+    /// Stands for `/`, of which `dev`, `etc` and `var` are looked at; `None`: they are not, since `sys` is another
+    /// machine's.
+    pub machine: Option<PathBuf>,
 }
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { sys: PathBuf::from("/sys"), proc: PathBuf::from("/proc") }
+        Self { sys: PathBuf::from("/sys"), proc: PathBuf::from("/proc"), machine: Some(PathBuf::from("/")) }
+    }
+}
+
+impl Roots {
+    /// This machine's, but for what stands for `/sys`.
+    #[must_use]
+    pub fn with_sys(sys: PathBuf) -> Self {
+        let here = Self::default();
+        let machine = here.machine.filter(|_| sys == here.sys);
+        Self { sys, machine, ..here }
+    }
+
+    /// All of them below one directory that stands for `/`.
+    #[must_use]
+    pub fn below(machine: &Path) -> Self {
+        Self { sys: machine.join("sys"), proc: machine.join("proc"), machine: Some(machine.to_owned()) }
     }
 }
 
@@ -73,28 +105,35 @@ pub struct SysfsBoard {
     board: Board,
     missing: Vec<String>,
     domains: Vec<DomainSpec>,
+    held: settings::Settings,
     root: SysfsRoot,
     boot: Option<String>,
     telemetry: SysfsTelemetry,
+    panel: Arc<Panel>,
 }
+
+/// Said where clocks may be read and not set.
+const OBSERVER: &str = "clocks that cannot be set are only watched, and variants and units are chosen by them; to \
+    have them set, run the daemon in the group wattd-ctl, to which systemd/wattd.tmpfiles.conf hands the files \
+    (`systemd-tmpfiles --create`), on a /sys that is not mounted read-only";
 
 impl SysfsBoard {
     /// Finds what the board file names. Operating points and trips come from the kernel where it shows
     /// them, else from the file. Only reads.
     ///
     /// # Errors
-    /// [`BoardError`] if the root is no directory or the board description is invalid.
+    /// [`BoardError`] if the board description is invalid. What the board lacks, all of sysfs included, is no error.
     pub fn open(spec: &BoardSpec, roots: &Roots, clock: Arc<dyn Clock>) -> Result<Self, BoardError> {
         let problems = check::problems(spec);
         if !problems.is_empty() {
             return Err(BoardError::Invalid { name: spec.name.clone(), problems });
         }
-        if !roots.sys.is_dir() {
-            return Err(BoardError::NoRoot { root: roots.sys.clone() });
-        }
         let root = SysfsRoot::new(&roots.sys);
         let mut board = spec.board();
-        let mut missing = Vec::new();
+        let (mut missing, mut observed) = (Vec::new(), 0);
+        if !roots.sys.is_dir() {
+            missing.push(format!("{}: no directory that stands for /sys", roots.sys.display()));
+        }
         for zone in &mut board.zones {
             thermal::adopt_trips(&root, zone);
         }
@@ -107,15 +146,30 @@ impl SysfsBoard {
                 let at = root.path(&nodes.directory);
                 missing.push(format!("domain {}: no operating points in {}", domain.name, at.display()));
             }
-            for bound in [&nodes.min, &nodes.max] {
-                missing.extend(unwritable(&root, bound).map(|why| format!("domain {}: {why}", domain.name)));
-            }
+            let refused = unwritable(&root, &nodes);
+            observed += usize::from(refused.is_some());
+            missing.extend(refused.map(|why| format!("domain {}: {why}", domain.name)));
+        }
+        if observed > 0 {
+            missing.push(OBSERVER.to_owned());
         }
         let proc = SysfsRoot::new(&roots.proc);
-        let mut telemetry = SysfsTelemetry::open(spec, root.clone(), &proc, clock, &mut missing);
+        let machine = roots.machine.as_ref().map(SysfsRoot::new);
+        let at = telemetry::Where { root: &root, proc: &proc, machine: machine.as_ref() };
+        let panel = Arc::new(Panel::default());
+        let mut telemetry = SysfsTelemetry::open(spec, &at, clock, Arc::clone(&panel), &mut missing);
         missing.extend(telemetry.unreadable());
+        let held = settings::Settings::find(&spec.hold, &spec.domains, &root, &proc, machine.as_ref());
+        missing.extend(held.missing.iter().cloned());
         let boot = boot_id(&roots.proc);
-        Ok(Self { board, missing, domains: spec.domains.clone(), root, boot, telemetry })
+        let domains = spec.domains.clone();
+        Ok(Self { board, missing, domains, held, root, boot, telemetry, panel })
+    }
+
+    /// What the board shows besides its readings.
+    #[must_use]
+    pub fn panel(&self) -> Arc<Panel> {
+        Arc::clone(&self.panel)
     }
 
     /// The board as the core sees it.
@@ -142,7 +196,14 @@ impl SysfsBoard {
     /// # Errors
     /// [`RestoreError`] if the state directory is in use or cannot be used.
     pub fn into_parts(self, state_directory: &Path) -> Result<(SysfsTelemetry, SysfsActuator), RestoreError> {
-        let actuator = SysfsActuator::open(self.root, self.boot, &self.domains, state_directory)?;
+        let board = actuate::Opened {
+            root: self.root,
+            boot: self.boot,
+            domains: &self.domains,
+            held: self.held,
+            panel: self.panel,
+        };
+        let actuator = SysfsActuator::open(board, state_directory)?;
         Ok((self.telemetry, actuator))
     }
 }
@@ -151,14 +212,17 @@ impl SysfsBoard {
 #[must_use]
 pub fn memory_probe() -> crate::board::sim::MemoryProbe {
     let mut sensor = memory::MemorySensor::new();
-    Box::new(move || sensor.sample())
+    let mut buffer = Box::new(root::page());
+    Box::new(move || sensor.sample(&mut buffer).map_err(|error| error.fault()))
 }
 
-fn unwritable(root: &SysfsRoot, bound: &Path) -> Option<String> {
-    use nix::unistd::{AccessFlags, access};
-    let path = root.path(bound);
-    let error = access(&path, AccessFlags::W_OK).err()?;
-    Some(format!("{} cannot be set by this user: {}", path.display(), error.desc()))
+/// Why one of a domain's bounds cannot be set.
+fn unwritable(root: &SysfsRoot, nodes: &ClockNodes) -> Option<String> {
+    let refused = [&nodes.min, &nodes.max].into_iter().find_map(|bound| root.may_write(bound).err())?;
+    let (SysfsError::Write { path, source, .. } | SysfsError::Read { path, source }) = refused else {
+        return None;
+    };
+    Some(format!("{} cannot be set by this user: {source}", path.display()))
 }
 
 /// A clock domain's nodes.

@@ -58,6 +58,11 @@ impl EnergyRate {
         entries.map(|entry| (named(&entry), whole(&entry))).collect()
     }
 
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.counter.path()
+    }
+
     /// The average power since the last reading.
     pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
         let energy = self.counter.within(&Limits::COUNT, buffer)?;

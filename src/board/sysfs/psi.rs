@@ -27,11 +27,16 @@ impl PressureSensor {
         })
     }
 
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.cpu.path()
+    }
+
     /// `some avg10` of all three.
     pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<Pressure, SysfsError> {
         let mut read = |attribute: &mut super::root::Attribute| {
-            let path = attribute.path().to_owned();
-            parse(attribute.text(buffer)?, &path)
+            let text = attribute.text(buffer)?;
+            parse(text, attribute.path())
         };
         Ok(Pressure { cpu: read(&mut self.cpu)?, memory: read(&mut self.memory)?, io: read(&mut self.io)? })
     }
@@ -42,12 +47,9 @@ impl PressureSensor {
 fn parse(text: &str, path: &Path) -> Result<Ppm, SysfsError> {
     let wrong = || garbled(path, text, "\"some avg10=<percent> ...\"");
     let line = text.lines().next().unwrap_or_default();
-    // The parser slices after five bytes without looking.
-    if !line.starts_with("some ") {
-        return Err(wrong());
-    }
-    let record = procfs::parse_pressure_record(line).map_err(|_| wrong())?;
-    let percent = f64::from(record.avg10);
+    let words = line.strip_prefix("some ").ok_or_else(wrong)?;
+    let average = words.split_ascii_whitespace().find_map(|word| word.strip_prefix("avg10="));
+    let percent: f64 = average.and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
     if !(0.0..=100.0).contains(&percent) {
         return Err(wrong());
     }

@@ -83,6 +83,12 @@ pub enum SysfsError {
         /// The attribute.
         path: PathBuf,
     },
+    /// The device is suspended: reading it would wake it.
+    #[error("{} reads suspended: the device is asleep and is left so", path.display())]
+    Asleep {
+        /// Its `power/runtime_status`.
+        path: PathBuf,
+    },
 }
 
 impl SysfsError {
@@ -94,6 +100,7 @@ impl SysfsError {
             Self::Empty { .. } | Self::NotYet { .. } => SensorFault::NoData,
             Self::Garbled { .. } => SensorFault::Garbled,
             Self::Implausible { .. } => SensorFault::Implausible,
+            Self::Asleep { .. } => SensorFault::Busy,
         }
     }
 }
@@ -120,13 +127,13 @@ pub struct SysfsRoot {
 }
 
 impl SysfsRoot {
-    /// The tree at `path`. On sysfs and FUSE, telemetry keeps its descriptors; a tree of plain files,
+    /// The tree at `path`. On sysfs, procfs and FUSE, telemetry keeps its descriptors; a tree of plain files,
     /// where a vanished node stays readable through one, is opened anew for every reading.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        use nix::sys::statfs::{FUSE_SUPER_MAGIC, SYSFS_MAGIC, statfs};
+        use nix::sys::statfs::{FUSE_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
         let path = path.into();
-        let keep_open =
-            statfs(&path).is_ok_and(|fs| [SYSFS_MAGIC, FUSE_SUPER_MAGIC].contains(&fs.filesystem_type()));
+        let lasting = [SYSFS_MAGIC, PROC_SUPER_MAGIC, FUSE_SUPER_MAGIC];
+        let keep_open = statfs(&path).is_ok_and(|fs| lasting.contains(&fs.filesystem_type()));
         Self { path, keep_open }
     }
 
@@ -186,6 +193,18 @@ impl SysfsRoot {
             value: value.to_owned(),
             source,
         })
+    }
+
+    /// Whether this process may write the node: opens it for that and writes nothing, which means nothing to a
+    /// kernel's attribute.
+    ///
+    /// # Errors
+    /// [`SysfsError::Write`] with path and the reason.
+    pub fn may_write(&self, relative: impl AsRef<Path>) -> Result<(), SysfsError> {
+        let path = self.path(relative);
+        let opened =
+            super::kill::refused(&path).and_then(|()| OpenOptions::new().write(true).open(&path).map(drop));
+        opened.map_err(|source| SysfsError::Write { path, value: String::new(), source })
     }
 
     /// A handle for reading the attribute again and again.

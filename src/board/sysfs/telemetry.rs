@@ -1,129 +1,71 @@
 //! One sweep over all sensors: a result per sensor, whatever the others do.
 
+use super::bank::{Bank, Find, Probe, Slot, Value};
 use super::battery::BatterySensor;
 use super::clock::ClockSensor;
-use super::hwmon::HwmonRail;
-use super::iio::IioRail;
+use super::drm::OwnGpuTime;
+use super::load::LoadSensor;
 use super::memory::MemorySensor;
-use super::powercap::EnergyRate;
+use super::nvpmodel::PowerMode;
+use super::overcurrent::OverCurrentSensor;
+use super::probes::RailSensor;
 use super::psi::PressureSensor;
-use super::root::{Page, SysfsError, SysfsRoot, page};
-use super::thermal::ThermalSensor;
+use super::raspberry::{PmicSensor, ThrottledSensor, VoltageAlarm, throttled};
+use super::root::{Page, SysfsRoot, page};
+use super::thermal::{self, ThermalSensor};
 use super::{find_nodes, highest};
 use crate::board::Telemetry;
-use crate::board::spec::{BoardSpec, DomainSpec, RailInterface, RailSpec};
-use crate::core::event::{BatteryState, MemoryState, Pressure, Reading, Readings, SensorFault};
-use crate::time::{Clock, Timestamp};
-use crate::units::{Microwatts, Nanos};
+use crate::board::panel::{Alarm, Panel};
+use crate::board::spec::{BoardSpec, DomainSpec};
+use crate::core::catalog::UnitKind;
+use crate::core::event::{Reading, Readings, SensorFault};
+use crate::time::Clock;
+use crate::units::{MilliCelsius, Nanos};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Vanished sensors are looked for at most this often, and less and less while they stay away.
-const LOOK_EVERY: Nanos = Nanos::from_secs(3);
-/// The longest pause between looks.
-const LOOK_AT_LEAST_EVERY: Nanos = Nanos::from_secs(48);
-/// Battery, memory and pressure change slowly and cost more to read.
+/// Battery, memory and pressure change slowly and cost more to read; so does what only operators look at.
 const SLOW_EVERY: Nanos = Nanos::from_secs(1);
 
-type Find<S> = Box<dyn Fn(&SysfsRoot) -> Result<S, String> + Send>;
-
-/// A sensor that may vanish and come back.
-struct Watched<S> {
-    name: String,
-    find: Find<S>,
-    sensor: Option<S>,
-    fault: Option<SensorFault>,
+/// What a sweep needs to know about the slots.
+#[derive(Debug)]
+struct Layout {
+    zones: Range<usize>,
+    rails: Range<usize>,
+    domains: Range<usize>,
+    battery: Option<usize>,
+    pressure: Option<usize>,
+    memory: usize,
+    /// By zone: the trip from which the kernel takes hard measures.
+    hot: Vec<Option<MilliCelsius>>,
 }
 
-impl<S> Watched<S> {
-    fn new(name: String, root: &SysfsRoot, missing: &mut Vec<String>, find: Find<S>) -> Self {
-        let sensor = find(root).map_err(|why| missing.push(format!("{name}: {why}"))).ok();
-        let fault = sensor.is_none().then_some(SensorFault::Missing);
-        Self { name, find, sensor, fault }
-    }
-
-    /// Reads it. A sensor that is gone is given up, so that it is looked for by name again: under its
-    /// old number there may be another one by then.
-    fn read<T>(&mut self, sample: impl FnOnce(&mut S) -> Result<T, SysfsError>) -> Reading<T> {
-        let Some(sensor) = &mut self.sensor else { return Err(SensorFault::Missing) };
-        let reading = sample(sensor);
-        let fault = reading.as_ref().err().map(SysfsError::fault);
-        if fault != self.fault {
-            match &reading {
-                Err(SysfsError::NotYet { .. }) => {}
-                Err(error) => tracing::warn!(sensor = self.name, %error, "no reading"),
-                Ok(_) => tracing::debug!(sensor = self.name, "reads"),
-            }
-            self.fault = fault;
-        }
-        if fault == Some(SensorFault::Missing) {
-            self.sensor = None;
-        }
-        reading.map_err(|error| error.fault())
-    }
-
-    /// Looks for it if it is lost.
-    fn look(&mut self, root: &SysfsRoot) {
-        if self.sensor.is_none() {
-            self.sensor = (self.find)(root).ok();
-        }
-    }
-}
-
-/// A rail, however it is read.
-pub(crate) enum RailSensor {
-    Hwmon(HwmonRail),
-    Iio(IioRail),
-    Powercap(EnergyRate),
-}
-
-impl RailSensor {
-    /// The rail of a board file.
-    pub(crate) fn find(root: &SysfsRoot, rail: &RailSpec) -> Result<Self, String> {
-        match rail.interface {
-            RailInterface::Hwmon => HwmonRail::find(root, &rail.chip, &rail.name).map(Self::Hwmon),
-            RailInterface::Iio => IioRail::find(root, &rail.chip, &rail.name).map(Self::Iio),
-            RailInterface::Powercap => EnergyRate::find(root, &rail.name).map(Self::Powercap),
-        }
-    }
-
-    /// The power now.
-    pub(crate) fn sample(&mut self, now: Timestamp, buffer: &mut Page) -> Result<Microwatts, SysfsError> {
-        match self {
-            Self::Hwmon(rail) => rail.sample(now, buffer),
-            Self::Iio(rail) => rail.sample(buffer),
-            Self::Powercap(rate) => rate.sample(now, buffer),
-        }
-    }
-}
-
-/// What is read once a second.
-#[derive(Clone)]
-struct Slow {
-    battery: Option<Reading<BatteryState>>,
-    memory: Reading<MemoryState>,
-    pressure: Option<Reading<Pressure>>,
-}
-
-/// Reads the board through the sysfs tree.
+/// Reads the board through the sysfs tree, on the thread that asks. [`super::Sampler`] does the same on threads of
+/// its own.
 pub struct SysfsTelemetry {
-    root: SysfsRoot,
-    clock: Arc<dyn Clock>,
-    zones: Vec<Watched<ThermalSensor>>,
-    rails: Vec<Watched<RailSensor>>,
-    domains: Vec<Watched<ClockSensor>>,
-    battery: Option<Watched<BatterySensor>>,
-    pressure: Option<PressureSensor>,
-    memory: MemorySensor,
-    slow: Option<(Timestamp, Slow)>,
-    looked: Timestamp,
-    pause: Nanos,
+    pub(super) bank: Arc<Bank>,
+    layout: Layout,
+    panel: Arc<Panel>,
+    events: Option<u64>,
+    mode: Option<u32>,
     buffer: Box<Page>,
 }
 
 impl std::fmt::Debug for SysfsTelemetry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SysfsTelemetry").field("root", &self.root).finish_non_exhaustive()
+        f.debug_struct("SysfsTelemetry").field("layout", &self.layout).finish_non_exhaustive()
     }
+}
+
+/// Where things are found.
+pub(super) struct Where<'a> {
+    pub(super) root: &'a SysfsRoot,
+    pub(super) proc: &'a SysfsRoot,
+    pub(super) machine: Option<&'a SysfsRoot>,
+}
+
+fn boxed<S: Probe + 'static>(sensor: S) -> Box<dyn Probe> {
+    Box::new(sensor)
 }
 
 fn find_clock(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockSensor, String> {
@@ -132,129 +74,185 @@ fn find_clock(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockSensor, Stri
     Ok(ClockSensor::new(root, &nodes, highest(&nodes, &points)))
 }
 
+/// The sensors that the board file names.
+fn named(spec: &BoardSpec, root: &SysfsRoot, missing: &mut Vec<String>) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    let mut add = |name: String, find: Find| {
+        slots.push(Slot::new(name, Nanos::ZERO, root, missing, find));
+    };
+    for zone in &spec.zones {
+        let name = zone.name.clone();
+        let find = Box::new(move |root: &SysfsRoot| ThermalSensor::find(root, &name).map(boxed));
+        add(format!("zone {}", zone.name), find);
+    }
+    for rail in &spec.rails {
+        let name = format!("rail {}", rail.name);
+        let rail = rail.clone();
+        add(name, Box::new(move |root: &SysfsRoot| RailSensor::find(root, &rail).map(boxed)));
+    }
+    for domain in &spec.domains {
+        let name = format!("domain {}", domain.name);
+        let domain = domain.clone();
+        add(name, Box::new(move |root: &SysfsRoot| find_clock(root, &domain).map(boxed)));
+    }
+    slots
+}
+
+/// What the board shows of itself and no board file needs to name.
+fn found(spec: &BoardSpec, at: &Where<'_>) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    let mut add = |name: &str, probe: Box<dyn Probe>| slots.push(Slot::of(name, SLOW_EVERY, probe));
+    let mut gpu = None;
+    for domain in &spec.domains {
+        let unit = spec.units.iter().find(|unit| unit.domain.as_ref() == Some(&domain.name));
+        let kind = unit.map(|unit| unit.kind);
+        let load =
+            find_nodes(at.root, domain).ok().and_then(|nodes| LoadSensor::find(at.root, &nodes.directory));
+        if kind == Some(UnitKind::Gpu) {
+            gpu = Some(load.is_some());
+        }
+        if let Some(load) = load {
+            add(&format!("load {}", domain.name), boxed(load));
+        }
+    }
+    for (name, probe) in [
+        ("over-current", OverCurrentSensor::find(at.root).map(boxed)),
+        ("throttled", ThrottledSensor::find(at.root).map(boxed)),
+        ("under-voltage", VoltageAlarm::find(at.root).map(boxed)),
+    ] {
+        probe.into_iter().for_each(|probe| add(name, probe));
+    }
+    if let Some(sensor) = at.machine.and_then(PmicSensor::find) {
+        let slot = Slot::of("rails of the PMIC", SLOW_EVERY, boxed(sensor));
+        slots.push(slot.partial("loads on the 5 V input are not seen"));
+    }
+    if let Some((sensor, modes)) = at.machine.and_then(PowerMode::find) {
+        slots.push(Slot::of("nvpmodel", SLOW_EVERY, boxed(sensor)).noted(modes));
+    }
+    if gpu == Some(false)
+        && let Some(sensor) = OwnGpuTime::find(at.proc)
+    {
+        let slot = Slot::of("load gpu", SLOW_EVERY, boxed(sensor));
+        slots.push(slot.partial("only this process's work is seen"));
+    }
+    slots
+}
+
 impl SysfsTelemetry {
     /// Finds what is there; adds a sentence to `missing` for what is not.
-    pub(crate) fn open(
+    pub(super) fn open(
         spec: &BoardSpec,
-        root: SysfsRoot,
-        proc: &SysfsRoot,
+        at: &Where<'_>,
         clock: Arc<dyn Clock>,
+        panel: Arc<Panel>,
         missing: &mut Vec<String>,
     ) -> Self {
-        let mut zones = Vec::new();
-        for zone in &spec.zones {
-            let name = zone.name.clone();
-            let find = Box::new(move |root: &SysfsRoot| ThermalSensor::find(root, &name));
-            zones.push(Watched::new(format!("zone {}", zone.name), &root, missing, find));
-        }
-        let mut rails = Vec::new();
-        for rail in &spec.rails {
-            let name = format!("rail {}", rail.name);
-            let rail = rail.clone();
-            let find = Box::new(move |root: &SysfsRoot| RailSensor::find(root, &rail));
-            rails.push(Watched::new(name, &root, missing, find));
-        }
-        let mut domains = Vec::new();
-        for domain in &spec.domains {
-            let name = format!("domain {}", domain.name);
-            let domain = domain.clone();
-            let find = Box::new(move |root: &SysfsRoot| find_clock(root, &domain));
-            domains.push(Watched::new(name, &root, missing, find));
-        }
+        let mut slots = named(spec, at.root, missing);
+        let rails = spec.zones.len()..spec.zones.len() + spec.rails.len();
+        let domains = rails.end..slots.len();
+        let mut place = |slot: Slot| {
+            slots.push(slot);
+            slots.len() - 1
+        };
         // Where there is no battery at the start there will be none: it is not looked for again.
-        let battery = spec
-            .battery
-            .then(|| Watched::new("battery".to_owned(), &root, missing, Box::new(BatterySensor::find)))
-            .filter(|battery| battery.sensor.is_some());
-        let pressure = PressureSensor::find(proc).map_err(|why| missing.push(why)).ok();
-        let looked = clock.now();
-        let memory = MemorySensor::new();
-        let (slow, pause, buffer) = (None, LOOK_EVERY, Box::new(page()));
-        Self { root, clock, zones, rails, domains, battery, pressure, memory, slow, looked, pause, buffer }
+        let battery = spec.battery.then(|| {
+            let find: Find = Box::new(|root| BatterySensor::find(root).map(boxed));
+            Slot::new("battery".to_owned(), SLOW_EVERY, at.root, missing, find)
+        });
+        let battery = battery.filter(|slot| !slot.is_lost()).map(&mut place);
+        let pressure = PressureSensor::find(at.proc).map_err(|why| missing.push(why)).ok();
+        let pressure = pressure.map(|sensor| place(Slot::of("pressure", SLOW_EVERY, boxed(sensor))));
+        let memory = place(Slot::of("memory", SLOW_EVERY, boxed(MemorySensor::new())));
+        slots.extend(found(spec, at));
+        let hot = spec.zones.iter().map(|zone| thermal::hot_trip(at.root, &zone.name)).collect();
+        let layout = Layout { zones: 0..spec.zones.len(), rails, domains, battery, pressure, memory, hot };
+        let bank = Arc::new(Bank::new(at.root.clone(), clock, slots));
+        panel.attach(bank.clone());
+        Self { bank, layout, panel, events: None, mode: None, buffer: Box::new(page()) }
     }
 
     /// Sensors that are there but cannot be read, with the reason.
-    pub(crate) fn unreadable(&mut self) -> Vec<String> {
-        fn complain<S, T>(
-            found: &mut Vec<String>,
-            sensor: &mut Watched<S>,
-            sample: impl FnOnce(&mut S) -> Result<T, SysfsError>,
-        ) {
-            match sensor.sensor.as_mut().map(sample) {
-                Some(Ok(_)) | Some(Err(SysfsError::NotYet { .. })) | None => {}
-                Some(Err(error)) => found.push(format!("{}: {error}", sensor.name)),
+    pub(super) fn unreadable(&mut self) -> Vec<String> {
+        self.bank.complaints(&mut self.buffer)
+    }
+
+    /// What the slots show now, in the order of the board's tables.
+    pub(super) fn readings(&mut self) -> Readings {
+        let (slots, now) = (&self.bank.slots, self.bank.clock.now());
+        let take = |index: usize| slots[index].take(now);
+        // The value if it is of the kind that the slot was made for, which it is.
+        macro_rules! of {
+            ($kind:ident) => {
+                |reading: Reading<Value>| match reading {
+                    Ok(Value::$kind(value)) => Ok(value),
+                    Ok(_) => Err(SensorFault::Garbled),
+                    Err(fault) => Err(fault),
+                }
+            };
+        }
+        let layout = &self.layout;
+        let readings = Readings {
+            zones: layout.zones.clone().map(take).map(of!(Temperature)).collect(),
+            rails: layout.rails.clone().map(take).map(of!(Power)).collect(),
+            domains: layout.domains.clone().map(take).map(of!(Clock)).collect(),
+            battery: layout.battery.map(take).map(of!(Battery)),
+            memory: of!(Memory)(take(layout.memory)),
+            pressure: layout.pressure.map(take).map(of!(Pressure)),
+        };
+        self.watch(&readings);
+        readings
+    }
+
+    /// Raises and ends alarms.
+    fn watch(&mut self, readings: &Readings) {
+        let hot = readings
+            .zones
+            .iter()
+            .zip(&self.layout.hot)
+            .filter_map(|(reading, hot)| Some((*reading).ok()? >= (*hot)?));
+        let hot = hot.reduce(|one, other| one || other);
+        self.panel.alarm(Alarm::OverTemperature, hot, 0);
+        let (mut low, mut bits, mut events, mut mode) = (None, None, None, None);
+        let now = self.bank.clock.now();
+        for slot in &self.bank.slots[self.layout.memory + 1..] {
+            match slot.take(now) {
+                Ok(Value::Throttled(now)) => bits = Some(now),
+                Ok(Value::UnderVoltage(now)) => low = Some(now),
+                Ok(Value::OverCurrent(count)) => events = Some(count),
+                Ok(Value::Mode(number)) => mode = Some(number),
+                _ => {}
             }
         }
-        let (mut found, now) = (Vec::new(), self.clock.now());
-        let buffer = &mut *self.buffer;
-        self.zones.iter_mut().for_each(|zone| complain(&mut found, zone, |z| z.sample(buffer)));
-        self.rails.iter_mut().for_each(|rail| complain(&mut found, rail, |r| r.sample(now, buffer)));
-        self.domains.iter_mut().for_each(|domain| complain(&mut found, domain, |d| d.sample(buffer)));
-        self.battery.iter_mut().for_each(|battery| complain(&mut found, battery, |b| b.sample(buffer)));
-        found
-    }
-
-    fn lost(&self) -> usize {
-        self.zones.iter().filter(|zone| zone.sensor.is_none()).count()
-            + self.rails.iter().filter(|rail| rail.sensor.is_none()).count()
-            + self.domains.iter().filter(|domain| domain.sensor.is_none()).count()
-            + self.battery.iter().filter(|battery| battery.sensor.is_none()).count()
-    }
-
-    fn look_for_lost(&mut self, now: Timestamp) {
-        if now.since(self.looked) < self.pause || self.lost() == 0 {
-            return;
+        let bit = |mask: u32| bits.map(|bits| bits & mask != 0);
+        for (alarm, on) in [
+            (Alarm::UnderVoltage, bit(throttled::UNDER_VOLTAGE).or(low)),
+            (Alarm::ClockCapped, bit(throttled::CAPPED)),
+            (Alarm::Throttled, bit(throttled::THROTTLED)),
+            (Alarm::SoftTemperature, bit(throttled::SOFT_LIMIT)),
+        ] {
+            self.panel.alarm(alarm, on, 0);
         }
-        self.looked = now;
-        let before = self.lost();
-        let root = &self.root;
-        self.zones.iter_mut().for_each(|zone| zone.look(root));
-        self.rails.iter_mut().for_each(|rail| rail.look(root));
-        self.domains.iter_mut().for_each(|domain| domain.look(root));
-        self.battery.iter_mut().for_each(|battery| battery.look(root));
-        let longer = Nanos(self.pause.0.saturating_mul(2)).min(LOOK_AT_LEAST_EVERY);
-        self.pause = if self.lost() < before { LOOK_EVERY } else { longer };
-    }
-
-    fn slow(&mut self, now: Timestamp) -> Slow {
-        if let Some((then, slow)) = &self.slow
-            && now.since(*then) < SLOW_EVERY
-        {
-            return slow.clone();
+        if let Some(count) = events {
+            // A counter that fell has started anew.
+            let more = self.events.map_or(0, |before| count.checked_sub(before).unwrap_or(count));
+            self.panel.alarm(Alarm::OverCurrent, Some(more > 0), more);
+            self.events = Some(count);
         }
-        let buffer = &mut *self.buffer;
-        let slow = Slow {
-            battery: self.battery.as_mut().map(|battery| battery.read(|sensor| sensor.sample(buffer))),
-            memory: self.memory.sample(),
-            pressure: self
-                .pressure
-                .as_mut()
-                .map(|pressure| pressure.sample(buffer).map_err(|error| error.fault())),
-        };
-        self.slow = Some((now, slow.clone()));
-        slow
+        if mode.is_some() && mode != self.mode {
+            if let Some(before) = self.mode {
+                tracing::warn!(before, now = mode, "someone changed the power mode of nvpmodel");
+            }
+            self.mode = mode;
+        }
     }
 }
 
 impl Telemetry for SysfsTelemetry {
     fn sample(&mut self) -> Readings {
-        let now = self.clock.now();
-        self.look_for_lost(now);
-        let lost_before = self.lost();
-        let Slow { battery, memory, pressure } = self.slow(now);
-        let buffer = &mut *self.buffer;
-        let zones = self.zones.iter_mut().map(|zone| zone.read(|sensor| sensor.sample(buffer))).collect();
-        let mut rails = Vec::with_capacity(self.rails.len());
-        for rail in &mut self.rails {
-            // The rate of a counter needs the moment of its reading, not of the sweep's start.
-            let now = self.clock.now();
-            rails.push(rail.read(|sensor| sensor.sample(now, buffer)));
+        self.bank.look_for_lost();
+        for slot in &self.bank.slots {
+            slot.read(&*self.bank.clock, &mut self.buffer);
         }
-        let domains =
-            self.domains.iter_mut().map(|domain| domain.read(|sensor| sensor.sample(buffer))).collect();
-        if self.lost() > lost_before {
-            self.pause = LOOK_EVERY;
-        }
-        Readings { zones, rails, domains, battery, memory, pressure }
+        self.readings()
     }
 }

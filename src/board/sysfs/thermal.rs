@@ -28,6 +28,11 @@ impl ThermalSensor {
         Ok(Self { nodes })
     }
 
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.nodes.first().map_or(Path::new(CLASS), Attribute::path)
+    }
+
     /// The hottest of the nodes that can be read.
     pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<MilliCelsius, SysfsError> {
         let mut hottest: Option<Result<i64, SysfsError>> = None;
@@ -63,6 +68,12 @@ pub(crate) fn adopt_trips(root: &SysfsRoot, zone: &mut Zone) {
         zone.critical = critical.unwrap_or(zone.critical);
         zone.passive = passive.unwrap_or(zone.passive).min(zone.critical);
     }
+}
+
+/// The trip from which the kernel takes hard measures on a zone, short of switching off; `None` if it shows none.
+pub(crate) fn hot_trip(root: &SysfsRoot, name: &str) -> Option<MilliCelsius> {
+    let trips = directories(root, name).into_iter().map(|directory| trips(root, &directory));
+    trips.filter_map(|trips| trips.hot.or(trips.passive)).min()
 }
 
 /// The lowest believable trip of each kind.

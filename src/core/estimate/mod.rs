@@ -49,13 +49,14 @@ const FIRST_RUN_SIGMAS: f64 = 2.0;
 const FIRST_RUNS_STRETCH: [f64; 3] = [2.0, 1.5, 1.2];
 /// The same where the profile was measured.
 const FIRST_MEASURED_STRETCH: [f64; 2] = [1.2, 1.1];
-/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// After so long without a run a slowdown for which requests are refused is forgotten; twice as long after each time in
-/// vain, so many times.
-const DOUBTED_AFTER: Nanos = Nanos::from_secs(1);
-const DOUBT_DOUBLINGS: u32 = 4;
+/// vain, so many times. Each time in vain costs the request or two that come until its run ends; each moment too late,
+/// all that come.
+const DOUBTED_AFTER: Nanos = Nanos::from_millis(500);
+const DOUBT_DOUBLINGS: u32 = 2;
 /// Logarithm of a slowdown that is none: 10 %.
 const UNTROUBLED: f64 = 0.095;
+/// Runs that a hard deadline may be risked on while there is only a guess, which errs to the slow side: refusing
 /// them all would leave it a guess for ever.
 const RISKED_RUNS: u32 = 3;
 /// How much faster than a guess a run may well be.
@@ -151,11 +152,13 @@ fn first_of_processor(board: &Board, unit: usize) -> usize {
     board.units.iter().position(|other| other.group == board.units[unit].group).unwrap_or(unit)
 }
 
-/// When a run last put a slowdown to the test, and how often it was forgotten since one was not slow.
+/// When a run last put a slowdown to the test, how often it was forgotten since one was not slow, and what was forgotten,
+/// until a run shows whether rightly.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Doubt {
     tested_at: Timestamp,
     count: u32,
+    forgotten: Option<Filter>,
 }
 
 /// What is expected of runs of one variant on one unit. Its figures stay as they are until something is learned.
@@ -369,6 +372,11 @@ impl Estimates {
         let noise = tail.noise();
         let at = pair.points[point];
         let observed = (actual.as_f64() / profiled.as_f64()).ln() - pair.ln_bias;
+        if let Some(forgotten) = self.doubts[filter].forgotten.take()
+            && observed > 0.5 * forgotten.ln_factor(at).0.max(2.0 * UNTROUBLED)
+        {
+            self.filters[filter] = forgotten;
+        }
         if pair.observations < if pair.measured { 2 } else { 1 } {
             let (expected, _) = self.filters[filter].ln_factor(at);
             let (variance, off) =
@@ -428,8 +436,8 @@ impl Estimates {
         if !slow || now.since(doubt.tested_at) < patience {
             return false;
         }
-        *doubt = Doubt { tested_at: now, count: doubt.count.saturating_add(1) };
-        self.filters[filter] = Filter::default();
+        let forgotten = Some(std::mem::take(&mut self.filters[filter]));
+        *doubt = Doubt { tested_at: now, count: doubt.count.saturating_add(1), forgotten };
         self.versions[filter] += 1;
         true
     }

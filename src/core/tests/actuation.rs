@@ -55,3 +55,36 @@ fn a_cap_of_the_firmware_is_where_it_runs() {
     let choices = clocks.choices(&board, GPU, &snapshot);
     assert!(opps[choices.clone()].iter().all(|opp| *opp <= mhz(600)), "{choices:?} of {opps:?}");
 }
+
+/// What refuses for a moment is soon back in use, and what always refuses is tried less and less often.
+#[test]
+fn a_domain_that_refuses_is_tried_again_ever_later() {
+    let mut world = World::new(catalog(), budgets());
+    world.settle();
+    let refuse = |world: &mut World| {
+        world.core.handle(
+            world.now,
+            Event::Applied(ApplyReport { domains: vec![Some(Applied::Refused(SensorFault::Busy)), None] }),
+        );
+    };
+    (0..3).for_each(|_| refuse(&mut world));
+    let mut waited = Vec::new();
+    for _ in 0..7 {
+        assert!(!world.core.clocks.controllable(DomainId(0)));
+        let since = world.now;
+        while !world.core.clocks.controllable(DomainId(0)) {
+            world.run_until(world.now.after(Nanos::from_millis(100)));
+            world.handle(Event::Sampled(readings(40.0, 2.0)));
+        }
+        waited.push(world.now.since(since).0 / 100_000_000);
+        refuse(&mut world);
+    }
+    assert_eq!(waited, [5, 10, 20, 40, 80, 80, 80], "tenths of a second");
+    // Once it obeys, all begins anew.
+    world.run_until(world.now.after(Nanos::from_secs(9)));
+    let obeyed = Applied::Bounds(ClockBounds { min: Kilohertz(500_000), max: Kilohertz(2_000_000) });
+    world.core.handle(world.now, Event::Applied(ApplyReport { domains: vec![Some(obeyed), None] }));
+    (0..3).for_each(|_| refuse(&mut world));
+    world.run_until(world.now.after(Nanos::from_millis(600)));
+    assert!(world.core.clocks.controllable(DomainId(0)));
+}

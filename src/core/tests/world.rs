@@ -176,6 +176,8 @@ pub(super) struct World {
     pub(super) set: Vec<Option<ClockBounds>>,
     /// Actual over planned latency.
     pub(super) slowdown: f64,
+    /// If set, runs take what their profile says with its memory roof so many times as slow, whatever was planned.
+    pub(super) memory_slowdown: Option<f64>,
     pub(super) fail: Option<BatchFailure>,
     pub(super) loads_fail: bool,
     pub(super) aborted: Vec<BatchId>,
@@ -194,6 +196,7 @@ impl World {
             regimes: Vec::new(),
             set: vec![None; domains],
             slowdown: 1.0,
+            memory_slowdown: None,
             fail: None,
             loads_fail: false,
             aborted: Vec::new(),
@@ -217,7 +220,8 @@ impl World {
                     self.running.iter().all(|(_, other, _)| other.unit != dispatch.unit),
                     "one batch per lane"
                 );
-                let taken = Nanos::from_f64(dispatch.expected.as_f64() * self.slowdown);
+                let planned = Nanos::from_f64(dispatch.expected.as_f64() * self.slowdown);
+                let taken = self.memory_slowdown.map_or(planned, |slower| self.roofline(&dispatch, slower));
                 self.dispatches.push(dispatch.clone());
                 self.running.push((self.now.after(taken), dispatch, self.now));
             }
@@ -244,6 +248,15 @@ impl World {
             Effect::Note(Note::Regime(transition)) => self.regimes.push(transition.to),
             Effect::Note(_) => {}
         }
+    }
+
+    /// What a run takes by its profile where memory is so many times as slow.
+    fn roofline(&self, dispatch: &Dispatch, slower: f64) -> Nanos {
+        let profiles = &self.core.catalog().variants[dispatch.variant.index()].profiles;
+        let latency = profiles[dispatch.unit.index()].expect("it runs").latency;
+        let compute_s = latency.compute_s_ghz / dispatch.point.clock.as_ghz();
+        let roofs = compute_s.powf(latency.p) + (slower * latency.memory_s).powf(latency.p);
+        Nanos::from_secs_f64(latency.overhead_s + roofs.powf(1.0 / latency.p))
     }
 
     /// Lets time pass up to `until`, doing what comes due in order.

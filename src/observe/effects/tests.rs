@@ -276,7 +276,7 @@ fn unknown_ids_do_no_harm() {
 /// No name without a use.
 #[test]
 fn no_metric_is_without_use() {
-    let source = include_str!("../effects.rs");
+    let source = concat!(include_str!("../effects.rs"), include_str!("../board.rs"));
     for metric in Metric::ALL {
         let used = format!("Metric::{metric:?}");
         let uses = source

@@ -26,7 +26,7 @@ mod overfull;
 mod verdict;
 
 pub use bound::{Bound, Demand, certified_bound, certified_bound_of};
-pub use causal::{Causal, MISS};
+pub use causal::{Causal, Insight, MISS};
 pub use clairvoyant::{Choice, Clairvoyant, o1};
 pub use exact::{Job, MOST_JOBS, Plan, Problem, Way, brute_force, dp};
 pub use instance::{Ask, Configuration, Instance, MemoryClocks, Rate, Season, Truth};

@@ -1,6 +1,6 @@
 //! What a run is compared with, in a few figures.
 
-use super::{Causal, Demand, Instance, Truth, certified_bound_of, o1};
+use super::{Causal, Demand, Insight, Instance, Truth, certified_bound_of, o1};
 use crate::board::sim::Script;
 use crate::core::event::Outcome;
 use crate::sim::{Row, Stream, World, WorldOptions};
@@ -85,7 +85,7 @@ fn run_o3(
     options: WorldOptions,
     instance: &Instance,
 ) -> (f64, Vec<Option<Answer>>) {
-    let planner = Causal::new(truth.machine, truth.budgets, streams, options.write_delay);
+    let planner = Causal::new(truth.machine, truth.budgets, streams, options.write_delay, Insight::Told);
     let options = WorldOptions { seed: truth.seed, rows: true, ..options };
     let mut world = World::new(planner, truth.machine, truth.budgets, truth.workload.clone(), options);
     if let Some(heat) = truth.heat {

@@ -139,3 +139,21 @@ fn a_board_that_goes_and_comes_back_is_lived_with() {
     eventually("sensors again", || daemon.status().zones.iter().all(|zone| zone.c.is_some()).then_some(()));
     daemon.stop();
 }
+
+#[test]
+fn without_any_sysfs_the_daemon_starts_says_so_and_serves() {
+    let mut setup = Setup::new();
+    setup
+        .without("simulation")
+        .set("board.file", crate::harness::root().join("config/boards/desktop.toml").display().to_string())
+        .set("board.sysfs_root", "/no/such/sys")
+        .models("tests/data/models");
+    let daemon = setup.start();
+    let status = daemon.status();
+    for part in ["no directory that stands for /sys", "no cpufreq policy", "no thermal zone"] {
+        assert!(status.missing.iter().any(|what| what.contains(part)), "{part} in {:?}", status.missing);
+    }
+    let tiny = inputs("tests/data/models", "tiny");
+    daemon.infer(tiny.ask(0, 1));
+    daemon.stop();
+}

@@ -233,7 +233,7 @@ fn clock(interface: DomainInterface, node: ClockNode, text: &str) -> Result<Kilo
 
 /// The kernel's `kstrtoul(text, 0, ..)`: the whole text, one newline allowed; `0x` is hexadecimal, a
 /// leading 0 octal.
-fn kstrtoul(text: &str) -> Result<u64, Errno> {
+pub(super) fn kstrtoul(text: &str) -> Result<u64, Errno> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_prefix('+').unwrap_or(text);
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
@@ -250,7 +250,7 @@ fn kstrtoul(text: &str) -> Result<u64, Errno> {
 
 /// The kernel's `sscanf(text, "%lu")`: leading blanks, then digits; what follows is ignored. So `0x10` is
 /// 0.
-fn sscanf_lu(text: &str) -> Result<u64, Errno> {
+pub(super) fn sscanf_lu(text: &str) -> Result<u64, Errno> {
     let text = text.trim_start();
     let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     if end == 0 {

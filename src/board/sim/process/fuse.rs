@@ -1,6 +1,5 @@
-//! The tree as a FUSE file system that answers as sysfs does.
+//! A tree as a FUSE file system that answers as sysfs does: that of a plant, or of a text.
 
-use super::attr::Attr;
 use super::tree::{Node, NodeId, Tree};
 use crate::board::sim::board::SimBoard;
 use fuser::{
@@ -13,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Nothing is cached: nodes come and go, and every read is a new value.
@@ -37,10 +36,89 @@ pub(super) fn config() -> Config {
     config
 }
 
-/// Mounts the tree at a directory and serves it on a thread of its own.
-pub(super) fn mount(board: SimBoard, tree: Tree, at: &Path) -> io::Result<fuser::BackgroundSession> {
-    let filesystem = SysFs { board, tree, open: Mutex::default(), owners: Mutex::default() };
-    fuser::spawn_mount(filesystem, at, &config())
+/// What a node is.
+pub(super) enum Shape<'a> {
+    Directory(&'a BTreeMap<String, NodeId>),
+    Attribute,
+    Link(&'a str),
+}
+
+/// What the nodes are and hold.
+pub(super) trait Source: Send + Sync + 'static {
+    /// What a node is, whether or not it is there now.
+    fn shape(&self, id: NodeId) -> Option<Shape<'_>>;
+    /// Whether it is there now.
+    fn exists(&self, id: NodeId) -> bool;
+    /// Permission bits of an attribute as its driver sets them. Without a bit to write, root is refused too.
+    fn mode(&self, id: NodeId) -> u16;
+    /// What an attribute reads now, newline included.
+    fn value(&self, id: NodeId) -> Result<Vec<u8>, nix::errno::Errno>;
+    /// What a write of `data` does, as one `write()` call.
+    fn write(&self, id: NodeId, data: &[u8]) -> Result<(), nix::errno::Errno>;
+    /// What a read has to wait for first.
+    fn delay(&self, _id: NodeId) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+}
+
+/// A plant and its tree.
+pub(super) struct PlantSource {
+    pub(super) board: SimBoard,
+    pub(super) tree: Tree,
+}
+
+impl PlantSource {
+    fn attribute<T>(&self, id: NodeId, of: impl FnOnce(&super::attr::Attr) -> T) -> Option<T> {
+        match self.tree.node(id) {
+            Some(Node::Attribute(attr)) => Some(of(attr)),
+            _ => None,
+        }
+    }
+}
+
+impl Source for PlantSource {
+    fn shape(&self, id: NodeId) -> Option<Shape<'_>> {
+        Some(match self.tree.node(id)? {
+            Node::Directory(entries) => Shape::Directory(entries),
+            Node::Attribute(_) => Shape::Attribute,
+            Node::Link(target) => Shape::Link(target),
+        })
+    }
+
+    fn exists(&self, id: NodeId) -> bool {
+        let there = self.attribute(id, |attr| {
+            self.board.with(|plant, now| {
+                plant.advance(now);
+                attr.exists(plant)
+            })
+        });
+        there.unwrap_or(true)
+    }
+
+    fn mode(&self, id: NodeId) -> u16 {
+        self.attribute(id, super::attr::Attr::mode).unwrap_or(0o444)
+    }
+
+    fn value(&self, id: NodeId) -> Result<Vec<u8>, nix::errno::Errno> {
+        let text = self.attribute(id, |attr| {
+            self.board.with(|plant, now| {
+                plant.advance(now);
+                attr.read(plant)
+            })
+        });
+        text.unwrap_or(Err(nix::errno::Errno::ENOENT)).map(String::into_bytes)
+    }
+
+    fn write(&self, id: NodeId, data: &[u8]) -> Result<(), nix::errno::Errno> {
+        let written = self.attribute(id, |attr| self.board.with(|plant, now| attr.write(plant, now, data)));
+        written.unwrap_or(Err(nix::errno::Errno::EACCES))
+    }
+}
+
+/// Mounts a tree at a directory and serves it on a thread of its own.
+pub(super) fn mount(source: impl Source, at: &Path) -> io::Result<fuser::BackgroundSession> {
+    let served = Arc::new(Served { source, open: Mutex::default() });
+    fuser::spawn_mount(SysFs { served, owners: Mutex::default() }, at, &config())
 }
 
 /// Owner and mode of a node, where they were changed.
@@ -58,11 +136,15 @@ struct OpenFiles {
     content: BTreeMap<u64, Vec<u8>>,
 }
 
-struct SysFs {
-    board: SimBoard,
-    tree: Tree,
-    open: Mutex<OpenFiles>,
+struct SysFs<S> {
+    served: Arc<Served<S>>,
     owners: Mutex<BTreeMap<NodeId, Owner>>,
+}
+
+/// What a read that has to wait takes along.
+struct Served<S> {
+    source: S,
+    open: Mutex<OpenFiles>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,37 +160,55 @@ fn errno(error: nix::errno::Errno) -> Errno {
     Errno::from_i32(error as i32)
 }
 
-impl SysFs {
-    fn node(&self, ino: INodeNo) -> Option<(NodeId, &Node)> {
-        let id = usize::try_from(ino.0).ok()?.checked_sub(1)?;
-        Some((id, self.tree.node(id)?))
+impl<S: Source> Served<S> {
+    /// The value as text, at this moment.
+    fn value(&self, id: NodeId) -> Result<Vec<u8>, Errno> {
+        self.source.value(id).map_err(|error| match error {
+            // The file is open, so the node was there: its device has gone since.
+            nix::errno::Errno::ENOENT => Errno::ENODEV,
+            other => errno(other),
+        })
     }
 
-    fn attribute(&self, ino: INodeNo) -> Result<&Attr, Errno> {
+    /// What an open file reads from `offset`. The value is taken at offset 0, as seq_file does it.
+    fn content(&self, id: NodeId, handle: FileHandle, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        let kept = lock(&self.open).content.get(&handle.0).cloned().unwrap_or_default();
+        let content = if offset == 0 || kept.is_empty() { self.value(id)? } else { kept };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        let to = from.saturating_add(usize::try_from(size).unwrap_or(usize::MAX)).min(content.len());
+        let part = content[from..to].to_vec();
+        if let Some(known) = lock(&self.open).content.get_mut(&handle.0) {
+            *known = content;
+        }
+        Ok(part)
+    }
+}
+
+impl<S: Source> SysFs<S> {
+    fn node(&self, ino: INodeNo) -> Option<(NodeId, Shape<'_>)> {
+        let id = usize::try_from(ino.0).ok()?.checked_sub(1)?;
+        Some((id, self.served.source.shape(id)?))
+    }
+
+    fn attribute(&self, ino: INodeNo) -> Result<NodeId, Errno> {
         match self.node(ino) {
-            Some((_, Node::Attribute(attr))) => Ok(attr),
-            Some((_, Node::Directory(_))) => Err(Errno::EISDIR),
-            Some((_, Node::Link(_))) => Err(Errno::ELOOP),
+            Some((id, Shape::Attribute)) => Ok(id),
+            Some((_, Shape::Directory(_))) => Err(Errno::EISDIR),
+            Some((_, Shape::Link(_))) => Err(Errno::ELOOP),
             None => Err(Errno::ENOENT),
         }
     }
 
-    fn exists(&self, node: &Node) -> bool {
-        match node {
-            Node::Attribute(attr) => self.board.with(|plant, now| {
-                plant.advance(now);
-                attr.exists(plant)
-            }),
-            _ => true,
-        }
+    fn exists(&self, id: NodeId) -> bool {
+        self.served.source.exists(id)
     }
 
-    fn stat(&self, id: NodeId, node: &Node) -> FileAttr {
+    fn stat(&self, id: NodeId, shape: &Shape<'_>) -> FileAttr {
         let owner = lock(&self.owners).get(&id).copied().unwrap_or_default();
-        let (kind, perm, size) = match node {
-            Node::Directory(_) => (FileType::Directory, 0o755, 0),
-            Node::Attribute(attr) => (FileType::RegularFile, attr.mode(), ATTRIBUTE_SIZE),
-            Node::Link(target) => (FileType::Symlink, 0o777, target.len() as u64),
+        let (kind, perm, size) = match shape {
+            Shape::Directory(_) => (FileType::Directory, 0o755, 0),
+            Shape::Attribute => (FileType::RegularFile, self.served.source.mode(id), ATTRIBUTE_SIZE),
+            Shape::Link(target) => (FileType::Symlink, 0o777, target.len() as u64),
         };
         FileAttr {
             ino: ino(id),
@@ -128,41 +228,17 @@ impl SysFs {
             flags: 0,
         }
     }
-
-    /// The value as text, at this moment.
-    fn value(&self, attr: &Attr) -> Result<Vec<u8>, Errno> {
-        let text = self.board.with(|plant, now| {
-            plant.advance(now);
-            attr.read(plant)
-        });
-        text.map(String::into_bytes).map_err(|error| match error {
-            // The file is open, so the node was there: its device has gone since.
-            nix::errno::Errno::ENOENT => Errno::ENODEV,
-            other => errno(other),
-        })
-    }
-
-    /// What an open file reads from `offset`. The value is taken at offset 0, as seq_file does it.
-    fn content(&self, attr: &Attr, handle: FileHandle, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
-        let kept = lock(&self.open).content.get(&handle.0).cloned().unwrap_or_default();
-        let content = if offset == 0 || kept.is_empty() { self.value(attr)? } else { kept };
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
-        let to = from.saturating_add(usize::try_from(size).unwrap_or(usize::MAX)).min(content.len());
-        let part = content[from..to].to_vec();
-        lock(&self.open).content.insert(handle.0, content);
-        Ok(part)
-    }
 }
 
-impl Filesystem for SysFs {
+impl<S: Source> Filesystem for SysFs<S> {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = match self.node(parent) {
-            Some((_, Node::Directory(entries))) => name.to_str().and_then(|name| entries.get(name).copied()),
+            Some((_, Shape::Directory(entries))) => name.to_str().and_then(|name| entries.get(name).copied()),
             _ => None,
         };
-        match found.and_then(|id| self.tree.node(id).map(|node| (id, node))) {
-            Some((id, node)) if self.exists(node) => {
-                reply.entry(&TTL, &self.stat(id, node), Generation(0));
+        match found.and_then(|id| self.served.source.shape(id).map(|shape| (id, shape))) {
+            Some((id, shape)) if self.exists(id) => {
+                reply.entry(&TTL, &self.stat(id, &shape), Generation(0));
             }
             _ => reply.error(Errno::ENOENT),
         }
@@ -170,7 +246,7 @@ impl Filesystem for SysFs {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.node(ino) {
-            Some((id, node)) if self.exists(node) => reply.attr(&TTL, &self.stat(id, node)),
+            Some((id, shape)) if self.exists(id) => reply.attr(&TTL, &self.stat(id, &shape)),
             _ => reply.error(Errno::ENOENT),
         }
     }
@@ -193,7 +269,7 @@ impl Filesystem for SysFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let Some((id, node)) = self.node(ino) else { return reply.error(Errno::ENOENT) };
+        let Some((id, shape)) = self.node(ino) else { return reply.error(Errno::ENOENT) };
         {
             let mut owners = lock(&self.owners);
             let owner = owners.entry(id).or_default();
@@ -204,25 +280,25 @@ impl Filesystem for SysFs {
             owner.gid = gid.unwrap_or(owner.gid);
         }
         // Truncating an attribute means nothing, as in sysfs.
-        reply.attr(&TTL, &self.stat(id, node));
+        reply.attr(&TTL, &self.stat(id, &shape));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         match self.node(ino) {
-            Some((_, Node::Link(target))) => reply.data(target.as_bytes()),
+            Some((_, Shape::Link(target))) => reply.data(target.as_bytes()),
             _ => reply.error(Errno::EINVAL),
         }
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let attr = match self.attribute(ino) {
-            Ok(attr) => attr,
+        let id = match self.attribute(ino) {
+            Ok(id) => id,
             Err(error) => return reply.error(error),
         };
-        if flags.acc_mode() != OpenAccMode::O_RDONLY && !attr.writable() {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY && self.served.source.mode(id) & 0o222 == 0 {
             return reply.error(Errno::EACCES);
         }
-        let mut open = lock(&self.open);
+        let mut open = lock(&self.served.open);
         if open.content.len() >= MAX_OPEN {
             return reply.error(Errno::ENFILE);
         }
@@ -244,9 +320,24 @@ impl Filesystem for SysFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.attribute(ino).and_then(|attr| self.content(attr, fh, offset, size)) {
+        let id = match self.attribute(ino) {
+            Ok(id) => id,
+            Err(error) => return reply.error(error),
+        };
+        let served = Arc::clone(&self.served);
+        let answer = move || match served.content(id, fh, offset, size) {
             Ok(part) => reply.data(&part),
             Err(error) => reply.error(error),
+        };
+        match self.served.source.delay(id) {
+            None => answer(),
+            // The others are answered meanwhile.
+            Some(wait) => {
+                std::thread::spawn(move || {
+                    wait();
+                    answer();
+                });
+            }
         }
     }
 
@@ -262,9 +353,7 @@ impl Filesystem for SysFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self
-            .attribute(ino)
-            .and_then(|attr| self.board.with(|plant, now| attr.write(plant, now, data)).map_err(errno));
+        let written = self.attribute(ino).and_then(|id| self.served.source.write(id, data).map_err(errno));
         match (written, u32::try_from(data.len())) {
             (Ok(()), Ok(length)) => reply.written(length),
             (Ok(()), Err(_)) => reply.error(Errno::EINVAL),
@@ -286,7 +375,7 @@ impl Filesystem for SysFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        lock(&self.open).content.remove(&fh.0);
+        lock(&self.served.open).content.remove(&fh.0);
         reply.ok();
     }
 
@@ -298,18 +387,17 @@ impl Filesystem for SysFs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some((_, Node::Directory(entries))) = self.node(ino_of) else {
+        let Some((_, Shape::Directory(entries))) = self.node(ino_of) else {
             return reply.error(Errno::ENOTDIR);
         };
         let dots = [(ino_of, FileType::Directory, "."), (ino_of, FileType::Directory, "..")];
         let below = entries.iter().filter_map(|(name, id)| {
-            let node = self.tree.node(*id)?;
-            let kind = match node {
-                Node::Directory(_) => FileType::Directory,
-                Node::Attribute(_) => FileType::RegularFile,
-                Node::Link(_) => FileType::Symlink,
+            let kind = match self.served.source.shape(*id)? {
+                Shape::Directory(_) => FileType::Directory,
+                Shape::Attribute => FileType::RegularFile,
+                Shape::Link(_) => FileType::Symlink,
             };
-            self.exists(node).then_some((ino(*id), kind, name.as_str()))
+            self.exists(*id).then_some((ino(*id), kind, name.as_str()))
         });
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (index, (ino, kind, name)) in dots.into_iter().chain(below).enumerate().skip(skip) {

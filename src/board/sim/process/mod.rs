@@ -5,6 +5,8 @@
 //! restored, and runs of the vanished daemon are aborted.
 
 mod attr;
+mod faults;
+mod fixture;
 mod fuse;
 mod mirror;
 mod mount;
@@ -13,6 +15,7 @@ mod server;
 mod tree;
 mod wire;
 
+pub use fixture::{Fixture, FixtureBoard, FixtureError, NodeFault};
 pub use remote::RemoteAccelerator;
 
 use self::mirror::Mirror;
@@ -126,7 +129,8 @@ impl BoardProcess {
         let mounted = if options.files_only {
             Err(io::Error::other("asked for"))
         } else {
-            fuse::mount(board.clone(), tree.clone(), &options.mount)
+            let source = fuse::PlantSource { board: board.clone(), tree: tree.clone() };
+            fuse::mount(source, &options.mount)
         };
         let (kind, served) = match mounted {
             Ok(session) => (TreeKind::Fuse, Served::Fuse(session)),

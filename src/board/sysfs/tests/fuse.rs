@@ -45,7 +45,7 @@ fn serve(name: &str) -> Option<Served> {
 
 impl Served {
     fn roots(&self) -> Roots {
-        Roots { sys: self.directory.path().join("sys"), proc: PathBuf::from("/proc") }
+        Roots::with_sys(self.directory.path().join("sys"))
     }
 
     fn state(&self) -> PathBuf {

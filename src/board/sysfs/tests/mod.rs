@@ -2,6 +2,8 @@
 
 mod actuate;
 mod boards;
+mod extras;
 mod faults;
 mod fuse;
+mod others;
 pub(crate) mod tree;

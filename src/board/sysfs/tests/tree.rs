@@ -55,6 +55,17 @@ impl Tree {
         tree
     }
 
+    /// The same board, whose file asks for things to be held: lines of `[hold]`.
+    pub(crate) fn with_hold(mut self, lines: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Held {
+            hold: crate::board::spec::HoldSpec,
+        }
+        let text = if lines.starts_with('[') { lines.to_owned() } else { format!("[hold]\n{lines}") };
+        self.spec.hold = toml::from_str::<Held>(&text).unwrap().hold;
+        self
+    }
+
     pub(crate) fn boot(&self, id: &str) {
         let path = self.directory.path().join("proc/sys/kernel/random/boot_id");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -70,7 +81,7 @@ impl Tree {
     }
 
     pub(crate) fn roots(&self) -> Roots {
-        Roots { sys: self.sys(), proc: self.directory.path().join("proc") }
+        Roots::below(self.directory.path())
     }
 
     pub(crate) fn path(&self, node: &str) -> PathBuf {

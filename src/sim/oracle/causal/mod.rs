@@ -9,6 +9,9 @@
 //! Requests are served earliest deadline first. For each, and for each batch that it could head, the cheapest program
 //! ([`program`]) on every free processor is found whose run is late with a probability of at most [`MISS`], where
 //! *late* also protects those behind it: see [`queueing`].
+//!
+//! With [`Insight::Shown`] it learns of a disturbance only from what meets it, though then exactly: what that costs beside
+//! [`Insight::Told`] is the price of having to measure, which no planner on a real board is spared.
 
 mod choose;
 mod clocks;
@@ -41,6 +44,15 @@ use std::sync::Arc;
 pub const MISS: f64 = 1e-3;
 /// A request that would be late with this probability is turned away: alone, and while others wait.
 const HOPELESS: [f64; 2] = [0.98, 0.5];
+
+/// How the causal oracle comes to know the disturbance in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insight {
+    /// At once.
+    Told,
+    /// When a run ends or a request is turned away: exactly, from one run.
+    Shown,
+}
 
 /// Clocks of a unit's domain and of its memory domain; `None` where it has none.
 type Clocks = [Option<Kilohertz>; 2];
@@ -92,8 +104,10 @@ pub struct Causal {
     resident: BTreeSet<(VariantId, UnitId)>,
     /// By domain.
     levers: Vec<Lever>,
-    /// Slowdown and share of late runs now.
+    insight: Insight,
+    /// Slowdown and share of late runs, as it knows them and as they are.
     conditions: (Slowdown, f64),
+    truth: (Slowdown, f64),
     spread: Arc<Spread>,
     gears: BTreeMap<(VariantId, UnitId, [u64; 2]), Arc<Gears>>,
     /// What is to be brought up before a request is due.
@@ -106,15 +120,24 @@ pub struct Causal {
 impl Causal {
     /// A planner that knows the machine, the classes, the streams (not their dice) and the actuator's delay.
     #[must_use]
-    pub fn new(machine: &Machine, budgets: &Budgets, streams: &[Stream], write_delay: Nanos) -> Self {
+    pub fn new(
+        machine: &Machine,
+        budgets: &Budgets,
+        streams: &[Stream],
+        write_delay: Nanos,
+        insight: Insight,
+    ) -> Self {
         let noise = &machine.plant.noise;
+        let undisturbed = (Slowdown::NONE, noise.tail_probability);
         Self {
             outlook: Outlook::new(streams, budgets),
             queue: Vec::new(),
             running: BTreeMap::new(),
             resident: BTreeSet::new(),
             levers: vec![Lever::default(); machine.plant.domains.len()],
-            conditions: (Slowdown::NONE, noise.tail_probability),
+            insight,
+            conditions: undisturbed,
+            truth: undisturbed,
             spread: Arc::new(Spread::new(noise, noise.tail_probability)),
             gears: BTreeMap::new(),
             preparations: BTreeMap::new(),
@@ -125,6 +148,14 @@ impl Causal {
             budgets: budgets.clone(),
             write_delay,
         }
+    }
+
+    /// Takes the disturbance in force as known.
+    fn take_in(&mut self) {
+        if self.truth.1.to_bits() != self.conditions.1.to_bits() {
+            self.spread = Arc::new(Spread::new(&self.machine.plant.noise, self.truth.1));
+        }
+        self.conditions = self.truth;
     }
 
     fn group(&self, unit: UnitId) -> u8 {
@@ -380,6 +411,8 @@ impl Causal {
                 choose::Next::Hopeless => {
                     let lost = self.queue.remove(skipped);
                     self.reject(lost.request.id, Rejection::DeadlineUnreachable);
+                    // Else what is believed hopeless would never be tried again.
+                    self.take_in();
                 }
             }
         }
@@ -408,7 +441,10 @@ impl Scheduler for Causal {
             }
             Event::Submit(request) => self.submit(now, request),
             Event::Cancel(request) => self.cancel(request),
-            Event::Completed(completion) => self.completed(now, &completion),
+            Event::Completed(completion) => {
+                self.take_in();
+                self.completed(now, &completion);
+            }
             _ => {}
         }
         self.carry_on(now);
@@ -423,11 +459,10 @@ impl Scheduler for Causal {
     }
 
     fn observe_truth(&mut self, plant: &Plant) {
-        let conditions = plant.conditions();
-        if conditions.1.to_bits() != self.conditions.1.to_bits() {
-            self.spread = Arc::new(Spread::new(&self.machine.plant.noise, conditions.1));
+        self.truth = plant.conditions();
+        if self.insight == Insight::Told {
+            self.take_in();
         }
-        self.conditions = conditions;
         for (index, lever) in self.levers.iter_mut().enumerate() {
             let domain = DomainId::at(index);
             lever.observe(plant.clock(domain).current, plant.settle_time(domain));

@@ -9,7 +9,7 @@ fn no_run_of_any_scheduler_beats_the_bound() {
         let case = Case::random(seed, 10.0);
         let instance = case.instance();
         let runs = [
-            ("causal", case.run(case.causal())),
+            ("causal", case.run(case.causal(Insight::Told))),
             ("core", case.run(case.core(Objective::LeastEnergy))),
             ("performance", case.run(case.core(Objective::Performance))),
         ];

@@ -55,7 +55,7 @@ fn report(name: &str, case: &Case) -> [f64; 3] {
     println!("  {:22} {:9.2} J {:+7.2} %", "bound, memory held", held.joules, of_bound(held.joules));
     println!("  {:22} {:9.2} J {:+7.2} %", "O1", o1.joules, of_bound(o1.joules));
     let runs = [
-        ("O3", case.run(case.causal())),
+        ("O3", case.run(case.causal(Insight::Told))),
         ("core", case.run(case.core(Objective::LeastEnergy))),
         ("performance", case.run(case.core(Objective::Performance))),
     ];
@@ -107,7 +107,7 @@ fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
         for seed in 1..=10 {
             let case = Case { seed, ..case(rough, period, deadline, &[], 500) };
             let feasible = o1(&case.instance()).feasible();
-            let run = case.run(case.causal());
+            let run = case.run(case.causal(Insight::Told));
             able += feasible.iter().filter(|feasible| **feasible).count();
             late += feasible.iter().zip(&run.served).filter(|(able, served)| **able && !**served).count();
         }
@@ -115,4 +115,24 @@ fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
         // Poisson with mean 5: more than 14 once in 5,000.
         assert!(late <= 14, "every {period} ms, deadline {deadline} ms: {late} of {able} late");
     }
+}
+
+/// To learn of a step from the run that meets it costs that run, and nothing where there is no step.
+#[test]
+fn who_is_shown_a_step_by_a_run_is_late_with_that_run_alone() {
+    let quiet = Noise { sigma: 0.0, tail_probability: 0.0, tail_min: 1.15, tail_max: 1.5 };
+    let runs = |steps: &[(u64, f64)]| {
+        let case = case(quiet, 300, 133, steps, 120);
+        let feasible = o1(&case.instance()).feasible();
+        [Insight::Told, Insight::Shown].map(|insight| {
+            let run = case.run(case.causal(insight));
+            let late = feasible.iter().zip(&run.served).filter(|(able, served)| **able && !**served).count();
+            (late, run.joules)
+        })
+    };
+    let [told, shown] = runs(&[]);
+    assert_eq!(told, shown, "without a disturbance both know the same");
+    // Both steps up come 200 ms after an arrival, when nothing runs.
+    let [told, shown] = runs(&[(10, 1.5), (20, 1.0), (31, 1.4)]);
+    assert_eq!((told.0, shown.0), (0, 2));
 }

@@ -105,9 +105,9 @@ impl Case {
         Core::new(self.machine.catalog.clone(), budgets, Timestamp::ZERO)
     }
 
-    pub(super) fn causal(&self) -> Causal {
+    pub(super) fn causal(&self, insight: Insight) -> Causal {
         let delay = WorldOptions::default().write_delay;
-        Causal::new(&self.machine, &self.budgets, &self.streams, delay)
+        Causal::new(&self.machine, &self.budgets, &self.streams, delay, insight)
     }
 
     /// Lets a scheduler run to the horizon.
