@@ -107,8 +107,9 @@ fn groups_and_clock_files_are_handed_over() {
         std::fs::create_dir_all(folder).unwrap();
     }
     let nodes = ["min_freq", "max_freq", "governor"].map(|node| gpu.join(node));
-    let clocks = ["min_freq", "max_freq", "governor"].map(|node| policy.join(format!("scaling_{node}")));
-    let bystander = policy.join("scaling_setspeed");
+    let clocks =
+        ["min_freq", "max_freq", "governor", "setspeed"].map(|node| policy.join(format!("scaling_{node}")));
+    let bystander = policy.join("cpuinfo_cur_freq");
     for node in nodes.iter().chain(&clocks).chain([&bystander]) {
         std::fs::write(node, "1").unwrap();
         std::fs::set_permissions(node, std::fs::Permissions::from_mode(0o644)).unwrap();
