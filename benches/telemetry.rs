@@ -1,4 +1,4 @@
-//! What a sweep over the sensors costs on a board such as a Jetson Orin: 9 zones, 3 rails, 3 clock domains, and what is
+//! What a sweep over the sensors costs on a board such as a Jetson Orin: zones, rails, clock domains, and what is
 //! read once a second.
 //!
 //! `cargo bench --bench telemetry`. The target is 0.3 % of a core at ten sweeps a second: 300 us of processor time a

@@ -129,8 +129,9 @@ impl SysfsBoard {
             return Err(BoardError::Invalid { name: spec.name.clone(), problems });
         }
         let root = SysfsRoot::new(&roots.sys);
-        let mut board = spec.board();
         let (mut missing, mut observed) = (Vec::new(), 0);
+        let spec = &without_absent_heat(spec, &root, &mut missing);
+        let mut board = spec.board();
         if !roots.sys.is_dir() {
             missing.push(format!("{}: no directory that stands for /sys", roots.sys.display()));
         }
@@ -214,6 +215,22 @@ pub fn memory_probe() -> crate::board::sim::MemoryProbe {
     let mut sensor = memory::MemorySensor::new();
     let mut buffer = Box::new(root::page());
     Box::new(move || sensor.sample(&mut buffer).map_err(|error| error.fault()))
+}
+
+/// The same board without zones if none of them is there: one that was never seen is no sensor that failed, which would
+/// make the board count as hot for ever.
+fn without_absent_heat(spec: &BoardSpec, root: &SysfsRoot, missing: &mut Vec<String>) -> BoardSpec {
+    let mut spec = spec.clone();
+    let absent = spec.zones.iter().map(|zone| {
+        let why = thermal::ThermalSensor::find(root, &zone.name).err()?;
+        Some(format!("zone {}: {why}", zone.name))
+    });
+    if let Some(absent) = absent.collect::<Option<Vec<String>>>().filter(|absent| !absent.is_empty()) {
+        missing.extend(absent);
+        missing.push("no zone of the board file is here: its heat is left to the kernel".to_owned());
+        spec.zones.clear();
+    }
+    spec
 }
 
 /// Why one of a domain's bounds cannot be set.

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Longest pause that a script may ask for.
 const MAX_PAUSE_MS: u64 = 60_000;
+/// How long the end of a board waits for the last reads, and for the last answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LAST_ANSWER: Duration = Duration::from_millis(20);
 
 /// What is wrong with a node.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,8 +79,25 @@ struct Active {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     active: Mutex<BTreeMap<NodeId, Active>>,
-    /// How often the board was healed; hanging reads wait for the next time.
-    healed: Arc<(Mutex<u64>, Condvar)>,
+    waits: Arc<Waits>,
+}
+
+/// Reads that take their time or hang.
+#[derive(Debug, Default)]
+struct Waits {
+    /// How often the board was healed, and how many reads wait for the next time.
+    healed: Mutex<(u64, usize)>,
+    changed: Condvar,
+}
+
+impl Waits {
+    /// Waits until the board is healed, but not for longer than `pause`.
+    fn wait(&self, before: u64, pause: Duration) {
+        let healed = lock(&self.healed);
+        let waited = self.changed.wait_timeout_while(healed, pause, |(times, _)| *times == before);
+        waited.unwrap_or_else(PoisonError::into_inner).0.1 -= 1;
+        self.changed.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,8 +122,18 @@ impl Faults {
     /// Ends all.
     pub(super) fn heal(&self) {
         lock(&self.active).clear();
-        *lock(&self.healed.0) += 1;
-        self.healed.1.notify_all();
+        lock(&self.waits.healed).0 += 1;
+        self.waits.changed.notify_all();
+    }
+
+    /// Waits until no read waits any more. A process that ends while one of its own threads waits for its own file
+    /// system would wait for ever.
+    pub(super) fn settle(&self) {
+        let waiting = lock(&self.waits.healed);
+        let settled = self.waits.changed.wait_timeout_while(waiting, PATIENCE, |(_, reads)| *reads > 0);
+        drop(settled);
+        // The last answer is on its way.
+        std::thread::sleep(LAST_ANSWER);
     }
 
     fn of(&self, id: NodeId) -> Option<NodeFault> {
@@ -157,17 +187,16 @@ impl Faults {
 
     /// What a read has to wait for.
     pub(super) fn delay(&self, id: NodeId) -> Option<Box<dyn FnOnce() + Send>> {
-        match self.of(id)? {
-            NodeFault::Slow(pause) => Some(Box::new(move || std::thread::sleep(pause))),
-            NodeFault::Hang => {
-                let (healed, before) = (Arc::clone(&self.healed), *lock(&self.healed.0));
-                Some(Box::new(move || {
-                    let still = healed.1.wait_while(lock(&healed.0), |times| *times == before);
-                    drop(still);
-                }))
-            }
-            _ => None,
-        }
+        // Before the fault is looked at, so that a heal in between is not missed.
+        let before = lock(&self.waits.healed).0;
+        let pause = match self.of(id)? {
+            NodeFault::Slow(pause) => pause,
+            NodeFault::Hang => Duration::MAX,
+            _ => return None,
+        };
+        lock(&self.waits.healed).1 += 1;
+        let waits = Arc::clone(&self.waits);
+        Some(Box::new(move || waits.wait(before, pause)))
     }
 }
 

@@ -288,6 +288,7 @@ impl FixtureBoard {
 impl Drop for FixtureBoard {
     fn drop(&mut self) {
         self.heal();
+        self.live.faults.settle();
         if let Err(error) = mount::detach(&self.mount) {
             tracing::warn!(%error, "the tree of a board of text is not taken down");
             return;
