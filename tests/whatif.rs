@@ -146,7 +146,7 @@ fn bad_input_is_named_and_ends_with_2() {
         ("wattd.toml --workload day.toml --work-scale 0", "work_scale"),
         (
             "wattd.toml --workload day.toml --board toaster",
-            "no board of that name; there are: desktop, jetson-nano",
+            "no board of that name; there are: desktop, generic-arm",
         ),
         ("wattd.toml --workload none.toml", "none.toml: cannot be read"),
         ("wattd.toml --journal none.jsonl", "none.jsonl: No such file"),
