@@ -229,8 +229,8 @@ bootstrap resamples of the traces; of a share of which nothing was seen, 3/n is 
 - **Misses** and what is **turned away** are shares of the requests that can be served in time at all.
 - **Bound**: no schedule that serves those requests in time takes less. It knows the future; O3's distance to it is what
   not knowing costs, so that a target which O3 itself misses asks for what no causal planner can have.
-- **O3, observing** learns of a disturbance only when a run of its own ends, though then exactly, as one who must measure
-  does at best. What it loses beside O3 is the price of not being told.
+- **O3, observing** learns of a disturbance only when a run of its own ends or it turns a request away, though then
+  exactly: one who must measure does no better. What it loses beside O3 is the price of not being told.
 - Traces: arrivals as frames, Poisson with a rush, bursts, a random walk of the rate with changing manners, or two models
   at once; the project's ladders and ladders drawn at random; deadlines of 1.4 (tight), 2.5 (medium) or 6 (loose) runs of the
   most accurate variant at the highest clocks; noise of the board file (usual) or 8 % with 5 % late runs (noisy).

@@ -372,8 +372,9 @@ impl Estimates {
         let noise = tail.noise();
         let at = pair.points[point];
         let observed = (actual.as_f64() / profiled.as_f64()).ln() - pair.ln_bias;
+        // Slow, and nearer to what was forgotten than to no slowdown at all.
         if let Some(forgotten) = self.doubts[filter].forgotten.take()
-            && observed > 0.5 * forgotten.ln_factor(at).0.max(2.0 * UNTROUBLED)
+            && observed > UNTROUBLED.max(0.5 * forgotten.ln_factor(at).0)
         {
             self.filters[filter] = forgotten;
         }
