@@ -61,13 +61,12 @@ impl Core {
         let span = waiting.deadline.since(now);
         self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
         self.make_ready(&waiting);
-        let lateness =
-            |core: &Self, waiting: &Waiting| waiting.hard.then(|| core.lateness(now, waiting)).flatten();
-        let mut late = lateness(self, &waiting);
-        if late.is_some() && self.doubt_slowdowns(now) {
+        let mut late = self.lateness(now, &waiting);
+        if late.is_some() && waiting.hard && self.doubt_slowdowns(now) {
             self.find_fastest(&mut waiting)?;
-            late = lateness(self, &waiting);
+            late = self.lateness(now, &waiting);
         }
+        late = late.filter(|_| !self.make_way(now, &waiting) && waiting.hard);
         late.map_or(Ok(waiting), |(late, _)| Err((Rejection::DeadlineUnreachable, Some(late))))
     }
 
@@ -97,6 +96,8 @@ impl Core {
             priority: request.priority.unwrap_or(class.priority),
             fastest: SmallVec::new(),
             usual: SmallVec::new(),
+            spent: Microjoules::ZERO,
+            gave_way: false,
             request,
         }
     }
@@ -196,7 +197,8 @@ impl Core {
             .min()
     }
 
-    /// By how much some hard deadline would be missed if `new` joined the queue, and whose; `None` if none would.
+    /// By how much the deadline of `new` or a hard one would be missed if it joined the queue, and whose; `None` if none
+    /// would.
     pub(super) fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<(Nanos, RequestId)> {
         let mut free_at = self.soonest_free_times(now);
         let before = |other: &Waiting| (other.priority, other.deadline) <= (new.priority, new.deadline);
@@ -205,9 +207,9 @@ impl Core {
         let mut worst: Option<(Nanos, RequestId)> = None;
         for waiting in earlier.chain(std::iter::once(new)).chain(later) {
             let Some(finish) = self.place(waiting, 1.0, &mut free_at) else { continue };
-            let endangered = waiting.hard && finish > waiting.deadline;
+            let own = waiting.request.id == new.request.id;
             // What was late before the newcomer is not its fault.
-            if endangered && (waiting.request.id == new.request.id || !before(waiting)) {
+            if finish > waiting.deadline && (own || waiting.hard && !before(waiting)) {
                 let late = (finish.since(waiting.deadline), waiting.request.id);
                 worst = worst.max(Some(late));
             }

@@ -13,7 +13,9 @@ use super::plan::{Boost, CANCEL, Course, Rescue, Underway, hasten, soonest};
 use super::{Core, HORIZON, share};
 use crate::core::catalog::{DomainId, UnitId, VariantId};
 use crate::core::estimate::ClockChange;
-use crate::core::event::{BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId};
+use crate::core::event::{
+    Applied, ApplyReport, BatchId, BatchRequests, ClockBounds, Dispatch, Effect, RequestId,
+};
 use crate::core::points::{OperatingPoint, domains_of};
 use crate::core::queue::Waiting;
 use crate::core::thermal::Regime;
@@ -246,7 +248,7 @@ impl Core {
             return self.run_rescue(rescue, members, now);
         }
         for member in members {
-            self.queue.put_back(member.waiting);
+            self.queue.put_back(Waiting { spent: member.spent, ..member.waiting });
         }
     }
 
@@ -357,12 +359,28 @@ impl Core {
     fn pin_clock(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
         let known = clock != Kilohertz::ZERO;
         if known && self.clocks.ask(domain, ClockBounds { min: clock, max: clock }, now) {
-            self.change_courses(domain, clock, now);
+            self.change_courses(domain, clock, now, self.clocks.settle(domain));
         }
     }
 
-    fn change_courses(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp) {
-        let settled = now.after(self.clocks.settle(domain));
+    /// What was asked for was refused or clamped: the runs under way go on at the clocks in force.
+    pub(super) fn correct_courses(&mut self, report: &ApplyReport, now: Timestamp) {
+        for (index, result) in report.domains.iter().enumerate().take(self.catalog.board.domains.len()) {
+            // Within a range the governor chooses.
+            let tells = match result {
+                Some(Applied::Bounds(bounds)) => bounds.min == bounds.max,
+                Some(Applied::Refused(_)) => true,
+                None => false,
+            };
+            let domain = DomainId::at(index);
+            if let Some(clock) = self.clocks.present(domain, &self.snapshot).filter(|_| tells) {
+                self.change_courses(domain, clock, now, Nanos::ZERO);
+            }
+        }
+    }
+
+    fn change_courses(&mut self, domain: DomainId, clock: Kilohertz, now: Timestamp, settle: Nanos) {
+        let settled = now.after(settle);
         for index in 0..self.lanes.len() {
             let [own, memory] = domains_of(&self.catalog.board, UnitId::at(index));
             let Some(running) = &self.lanes[index].running else { continue };
@@ -372,6 +390,9 @@ impl Core {
                 changed if changed == memory => point.memory = clock,
                 _ => continue,
             }
+            if point == running.point {
+                continue;
+            }
             let Dispatch { variant, unit, items, .. } = running.dispatch;
             let (seconds, watts) = self.pace(variant, unit, point, items);
             let (before_s, _) = self.pace(variant, unit, running.point, items);
@@ -380,7 +401,8 @@ impl Core {
             if let Some(running) = &mut self.lanes[index].running {
                 let asked_s = now.since(running.since).as_secs_f64();
                 let single = running.clock_change.is_some_and(|(_, last)| last.is_past());
-                running.clock_change = single.then_some((domain, ClockChange { asked_s, settle_s, paces }));
+                let change = ClockChange { asked_s, settle_s, paces };
+                running.clock_change = (single && settle > Nanos::ZERO).then_some((domain, change));
                 running.change(settled, seconds, watts, point);
                 self.estimates.reclock(UnitId::at(index), point, now);
             }

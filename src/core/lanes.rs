@@ -37,14 +37,15 @@ pub(super) struct Member {
     /// Whether this batch answers in place of another one.
     pub(super) rescued: bool,
     /// What a batch that was cancelled has cost it already.
-    spent: Microjoules,
+    pub(super) spent: Microjoules,
     /// When the first of its batches began.
     begun: Option<Timestamp>,
 }
 
 impl Member {
     pub(super) fn new(waiting: Waiting, reserved: Microjoules) -> Self {
-        Self { waiting, reserved, answered: false, rescued: false, spent: Microjoules::ZERO, begun: None }
+        let spent = waiting.spent;
+        Self { waiting, reserved, answered: false, rescued: false, spent, begun: None }
     }
 
     fn is_late(&self, now: Timestamp) -> bool {
@@ -68,6 +69,8 @@ pub(super) struct Running {
     pub(super) point: OperatingPoint,
     pub(super) hedges: Hedges,
     pub(super) aborted: bool,
+    /// Whether it was stopped for another request, and its own wait again.
+    pub(super) gives_way: bool,
 }
 
 impl Running {
@@ -79,7 +82,18 @@ impl Running {
         hedges: Hedges,
     ) -> Self {
         let (point, expected) = (dispatch.point, dispatch.expected);
-        Self { dispatch, members, since, expected, course, clock_change: None, point, hedges, aborted: false }
+        Self {
+            dispatch,
+            members,
+            since,
+            expected,
+            course,
+            clock_change: None,
+            point,
+            hedges,
+            aborted: false,
+            gives_way: false,
+        }
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -109,6 +123,11 @@ impl Running {
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let waiting = self.members.iter().filter(|member| !member.answered);
         waiting.map(|member| member.waiting.deadline).min()
+    }
+
+    /// Who still waits.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.members.iter().filter(|member| !member.answered).map(|member| &member.waiting)
     }
 
     /// Items of those who still wait.
@@ -344,6 +363,9 @@ impl Core {
             self.estimates.observe_change(*domain, change, compute.as_secs_f64(), completion.result.is_ok());
             self.clocks.learn_settle(*domain, self.estimates.settling(*domain));
         }
+        if running.gives_way && completion.result.is_err() {
+            return;
+        }
         // What comes early for others says nothing of these odds.
         let planned = running.hedges.rescue.filter(|planned| !(planned.begun && planned.early));
         let odds = planned.map(|planned| planned.rescue.odds.as_fraction());
@@ -432,6 +454,9 @@ impl Core {
         spent: Microjoules,
     ) {
         let Dispatch { variant, unit, .. } = running.dispatch;
+        if failure == BatchFailure::Cancelled && running.gives_way {
+            return self.wait_again(running, spent);
+        }
         let begun = running.hedges.rescue.filter(|planned| planned.begun && planned.rescue.unit == unit);
         if let (BatchFailure::Cancelled, Some(planned)) = (failure, begun) {
             let members = running.unanswered(spent, completion.started);

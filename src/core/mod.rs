@@ -18,6 +18,7 @@ mod hedge;
 mod lanes;
 pub mod plan;
 pub mod points;
+mod preempt;
 pub mod queue;
 mod ready;
 pub mod residency;
@@ -172,6 +173,7 @@ impl Core {
             Event::Sampled(readings) => self.sampled(now, &readings),
             Event::Applied(report) => {
                 let changed = self.clocks.applied(&report, now);
+                self.correct_courses(&report, now);
                 self.note_controllable(&changed);
             }
             Event::Probing(unit) => {
@@ -187,10 +189,11 @@ impl Core {
         }
         self.expire(now);
         self.carry_out_programs(now);
-        self.schedule(now);
+        // Before the choice: who waits for a run that is sped up is not too late.
         if arrives {
             self.hasten(now);
         }
+        self.schedule(now);
         self.make_room(now);
         self.watch_standing();
         self.move_in(now);

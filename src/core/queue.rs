@@ -31,6 +31,10 @@ pub struct Waiting {
     pub fastest: SmallVec<[Nanos; 4]>,
     /// The same over the variants that meet the target, where there are some.
     pub usual: SmallVec<[Nanos; 4]>,
+    /// What runs that were stopped have cost it already.
+    pub spent: Microjoules,
+    /// Whether a run of it gave way to another request.
+    pub gave_way: bool,
 }
 
 impl Waiting {
@@ -60,12 +64,12 @@ impl Waiting {
         self.hard == other.hard && self.deadline <= other.deadline && wishes(self) == wishes(other)
     }
 
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.priority, self.deadline, self.request.id)
     }
 }
 
-type Key = (u32, Timestamp, RequestId);
+pub(super) type Key = (u32, Timestamp, RequestId);
 
 /// The queue. Iteration is in order of urgency. Its tables keep their room: a queue that was as long before takes
 /// requests in without allocating.

@@ -44,7 +44,8 @@ pub(super) struct Rise<'a> {
     /// How long each of the two clocks takes to change, s.
     settle_s: [f64; 2],
     items: u32,
-    /// Expected seconds at the highest clocks.
+    /// The highest operating point that may be chosen, and expected seconds there.
+    top: usize,
     fast_s: f64,
 }
 
@@ -56,13 +57,12 @@ impl Rise<'_> {
 
     /// Expected latency if they are in force from the start.
     pub(super) fn fastest(&self) -> Nanos {
-        let top = self.points.top();
-        Nanos::from_f64(self.cost.latency(top, self.items).as_f64() * self.outlook.slowdown(top))
+        Nanos::from_f64(self.cost.latency(self.top, self.items).as_f64() * self.outlook.slowdown(self.top))
     }
 
     /// Expected seconds from an operating point.
     pub(super) fn seconds_from(&self, from: usize) -> f64 {
-        let (low, high) = (self.points.parts(from), self.points.parts(self.points.top()));
+        let (low, high) = (self.points.parts(from), self.points.parts(self.top));
         let settle_s = |clock: usize| if low[clock] == high[clock] { 0.0 } else { self.settle_s[clock] };
         let settle_s = settle_s(0).max(settle_s(1));
         if settle_s <= 0.0 {
@@ -120,14 +120,19 @@ impl Core {
         best.map(|(_, unit, from)| (unit, self.costs.points(unit).at(from)))
     }
 
-    /// Runs at the highest clocks, which are asked for as they begin; `None` where the variant may not run.
+    /// Runs at the highest clocks that there are now, which are asked for as they begin; `None` where the variant may not run.
     pub(super) fn rise(&self, variant: VariantId, unit: UnitId, items: u32) -> Option<Rise<'_>> {
         let settle = |domain: Option<DomainId>| domain.map_or(0.0, |it| self.clocks.settle(it).as_secs_f64());
         let settle_s = domains_of(&self.catalog.board, unit).map(settle);
         let (outlook, points) = (self.estimates.outlook(variant, unit), self.costs.points(unit));
         let cost = self.costs.of(variant, unit)?;
-        let mut rise = Rise { cost, outlook, points, settle_s, items, fast_s: 0.0 };
-        rise.fast_s = rise.seconds(points.top());
+        let highest = |domain: Option<DomainId>| {
+            let choices = |domain| self.clocks.choices(&self.catalog.board, domain, &self.snapshot);
+            domain.map_or(0, |domain| choices(domain).end.saturating_sub(1))
+        };
+        let top = points.index(domains_of(&self.catalog.board, unit).map(highest));
+        let mut rise = Rise { cost, outlook, points, settle_s, items, top, fast_s: 0.0 };
+        rise.fast_s = rise.seconds(top);
         Some(rise)
     }
 

@@ -18,6 +18,7 @@ mod limits;
 mod liveness;
 mod look;
 mod memory;
+mod preempt;
 mod prospects;
 mod ready;
 mod world;

@@ -62,6 +62,19 @@ impl Course {
         self.until(s).map(|(stretch, end)| (end - stretch.from_s) * stretch.pace).sum()
     }
 
+    /// When so much work is done, s.
+    pub(crate) fn when(&self, work: f64) -> f64 {
+        let mut left = work.max(0.0);
+        for (stretch, end) in self.until(f64::INFINITY) {
+            let span = left / stretch.pace;
+            if stretch.from_s + span <= end {
+                return stretch.from_s + span;
+            }
+            left -= (end - stretch.from_s) * stretch.pace;
+        }
+        f64::INFINITY
+    }
+
     /// The share of the first `s` seconds that the stretch at their end takes up.
     pub(crate) fn steadiness(&self, s: f64) -> f64 {
         self.until(s).last().map_or(0.0, |(stretch, end)| (end - stretch.from_s) / s)
@@ -116,6 +129,7 @@ mod tests {
         // Half of it in 50 ms, then 20 a second.
         assert!((boosted().work(0.05) - 0.5).abs() < 1e-12);
         assert!((boosted().work(0.075) - 1.0).abs() < 1e-12);
+        assert!((boosted().when(0.5) - 0.05).abs() < 1e-12 && (boosted().when(1.0) - 0.075).abs() < 1e-12);
         assert!((boosted().joules(0.075) - (0.05 + 0.1)).abs() < 1e-12);
         assert!((boosted().between(0.025, 0.06) - (0.025 + 0.04)).abs() < 1e-12);
     }

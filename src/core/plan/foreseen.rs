@@ -8,6 +8,7 @@ use crate::core::catalog::ModelId;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
 use crate::units::Nanos;
+use smallvec::SmallVec;
 
 /// Requests for the same model that are reckoned with.
 const FORESEEN: u32 = 8;
@@ -36,32 +37,50 @@ pub(super) fn foreseen_s(view: &View<'_>, pair: &Pair<'_, '_>, head: &Waiting, c
     (first_s + rhythm.gap.as_secs_f64() * f64::from(FORESEEN)) * own_s / all_s
 }
 
-/// Until when a unit must be free so that what other models will ask for is in time at the unit's fastest, in seconds
-/// from when it is free; what another processor will serve in time is not counted. Where a model is asked for with a
-/// beat, its next requests are taken to come then, else the next one at once.
-pub(super) fn free_s(view: &View<'_>, place: &Place<'_>, model: ModelId) -> f64 {
-    // Where a budget runs dry it is energy that those to come will lack, not time.
-    if view.ledger.device_fill() < SHORT {
-        return f64::INFINITY;
-    }
-    let others = (0..view.catalog.models.len()).map(ModelId::at).filter(|other| *other != model);
-    others.map(|other| free_for_s(view, place, other)).fold(f64::INFINITY, f64::min)
+/// What another model may ask for while a run goes on, in seconds from when the unit is free.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Newcomer {
+    /// When it comes at the earliest.
+    pub(super) arrival_s: f64,
+    /// When its own run must begin at the unit's fastest to be in time.
+    pub(super) due_s: f64,
+    /// The same where the clocks have come to rest before.
+    pub(super) free_s: f64,
+    /// How long its own run takes at the unit's fastest, and the mean time between two like it.
+    pub(super) own_s: f64,
+    pub(super) gap_s: f64,
 }
 
-fn free_for_s(view: &View<'_>, place: &Place<'_>, model: ModelId) -> f64 {
-    let Some(rhythm) = view.estimates.rhythm(model) else { return f64::INFINITY };
+pub(super) type Newcomers = SmallVec<[Newcomer; 2]>;
+
+/// What other models will ask a unit for, as far as another processor will not serve it in time. Where a model is asked
+/// for with a beat, its next request is taken to come then, else at once.
+pub(super) fn newcomers(view: &View<'_>, place: &Place<'_>, model: ModelId) -> Newcomers {
+    // Where a budget runs dry it is energy that those to come will lack, not time.
+    if view.ledger.device_fill() < SHORT {
+        return Newcomers::new();
+    }
+    let others = (0..view.catalog.models.len()).map(ModelId::at).filter(|other| *other != model);
+    others.filter_map(|other| newcomer(view, place, other)).collect()
+}
+
+fn newcomer(view: &View<'_>, place: &Place<'_>, model: ModelId) -> Option<Newcomer> {
+    let rhythm = view.estimates.rhythm(model)?;
     let own = rhythm.usual.get(place.unit.index()).copied().unwrap_or(Nanos::MAX);
     let ended = view.now.since(rhythm.last).0 / ENDED > rhythm.gap.0;
     if ended || own == Nanos::MAX {
-        return f64::INFINITY;
+        return None;
     }
     let arrival = rhythm.next(EARLY).max(view.now);
     let deadline = arrival.after(rhythm.span);
     if goes_elsewhere(view, place, &rhythm.usual, (arrival, deadline)) {
-        return f64::INFINITY;
+        return None;
     }
-    let raise_s = place.between_s(0, place.top());
-    seconds_until(deadline, place.free_at) - raise_s - own.as_secs_f64() * LUCK
+    let own_s = own.as_secs_f64() * LUCK;
+    let due_s = seconds_until(deadline, place.free_at) - own_s;
+    let free_s = due_s - place.between_s(0, place.top());
+    let (arrival_s, gap_s) = (seconds_until(arrival, place.free_at), rhythm.gap.as_secs_f64());
+    Some(Newcomer { arrival_s, due_s, free_s, own_s, gap_s })
 }
 
 /// Whether another processor could serve a request that comes and is due then.

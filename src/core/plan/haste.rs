@@ -34,7 +34,7 @@ pub(in crate::core) fn hasten(view: &View<'_>, run: Underway) -> Option<(Operati
     if view.ledger.device_fill() < SHORT {
         return None;
     }
-    let place = Place::new(view, run.unit).available(view.now);
+    let place = Place::at_time(view, run.unit, view.now);
     let pair = Pair::new(view, run.variant, &place, run.items)?;
     let share_s = Crowd::behind(view, &place).share_s(run.left * pair.seconds(place.top()), 0.0);
     let asked = place.asked();
@@ -54,7 +54,7 @@ pub(in crate::core) fn soonest(view: &View<'_>, run: Underway) -> Option<Timesta
     if view.ledger.device_fill() < SHORT {
         return None;
     }
-    let place = Place::new(view, run.unit);
+    let place = Place::at_time(view, run.unit, view.now);
     let pair = Pair::new(view, run.variant, &place, run.items)?;
     Some(view.now.after(Nanos::from_secs_f64(pair.rest_s(run.left, place.top()))))
 }

@@ -32,7 +32,13 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// As it is when what runs there is over.
     pub(super) fn new(view: &View<'a>, unit: UnitId) -> Self {
+        Self::at_time(view, unit, view.free_at[unit.index()].max(view.now))
+    }
+
+    /// As it is at a time that is not past.
+    pub(super) fn at_time(view: &View<'a>, unit: UnitId, free_at: Timestamp) -> Self {
         let points = view.costs.points(unit);
         let mut place = Self {
             unit,
@@ -42,7 +48,7 @@ impl<'a> Place<'a> {
             asked: [0; 2],
             left_s: [0.0; 2],
             settle_s: [0.0; 2],
-            free_at: view.free_at[unit.index()].max(view.now),
+            free_at,
             risk: view.risks.get(unit.index()).copied().unwrap_or_default(),
         };
         // A domain whose clock is not known runs at its lowest at worst.
@@ -51,7 +57,8 @@ impl<'a> Place<'a> {
         for (index, (domain, clocks)) in domains.into_iter().zip(points.each()).enumerate() {
             let Some(domain) = domain else { continue };
             let (allowed, asked) = clock_points(view, domain);
-            let way = asked.and_then(|asked| view.clocks.way_to(domain, asked, view.snapshot, view.now));
+            // By then a change under way may be through.
+            let way = asked.and_then(|asked| view.clocks.way_to(domain, asked, view.snapshot, free_at));
             let position =
                 |clock: Option<Kilohertz>| clock.map_or(allowed.start, |clock| position_below(clocks, clock));
             place.asked[index] = position(asked);
@@ -62,11 +69,6 @@ impl<'a> Place<'a> {
         }
         place.present = points.index(present);
         place
-    }
-
-    /// The same if it were free at another time.
-    pub(super) fn available(self, free_at: Timestamp) -> Self {
-        Self { free_at, ..self }
     }
 
     /// The operating point that was asked for last.

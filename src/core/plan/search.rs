@@ -1,12 +1,15 @@
 //! The search over configurations, and their ranking.
 
+use super::course::Course;
 use super::crowd::{Crowd, joined_s};
 use super::draft::{ACCURACY_SLACK, Draft, MOST_RESCUED, Priced, allowed_rescues, hold};
-use super::foreseen::{foreseen_s, free_s};
+use super::foreseen::{Newcomer, Newcomers, foreseen_s, newcomers};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::prospect::{Prospect, prospects};
-use super::{Awaits, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, View};
+use super::{
+    Awaits, CANCEL, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, View,
+};
 use crate::core::catalog::{ModelId, UnitId, VariantId};
 use crate::core::energy::Objective;
 use crate::core::event::Rejection;
@@ -77,15 +80,15 @@ impl Tally {
 /// Where runs can go, and what was found out about that so far.
 struct Ground<'v, 'p> {
     places: &'p [Place<'v>],
-    /// Per unit: the work behind the batch, and until when it must be free for other models, s.
-    crowds: SmallVec<[(Crowd, f64); 4]>,
+    /// Per unit: the work behind the batch, and what other models will ask it for.
+    crowds: SmallVec<[(Crowd, Newcomers); 4]>,
     /// Per prefix and unit.
     sites: SmallVec<[Option<Site<'v, 'p>>; 16]>,
 }
 
 impl<'v, 'p> Ground<'v, 'p> {
     fn new(view: &View<'v>, places: &'p [Place<'v>], model: ModelId, prefixes: usize) -> Self {
-        let crowd = |place| (Crowd::behind(view, place), free_s(view, place, model));
+        let crowd = |place| (Crowd::behind(view, place), newcomers(view, place, model));
         let sites = SmallVec::from_elem(None, prefixes * places.len());
         Self { places, crowds: places.iter().map(crowd).collect(), sites }
     }
@@ -111,6 +114,11 @@ struct Terms<'v, 'p> {
     need: f64,
     /// The time that there is for it, s.
     time_s: f64,
+    /// What other models will ask the unit for, and the time that there is if all of it must find the unit free, s.
+    newcomers: Newcomers,
+    free_s: f64,
+    /// Whether it may be stopped for them and begin anew.
+    yields: bool,
 }
 
 impl<'v, 'p> Terms<'v, 'p> {
@@ -127,8 +135,47 @@ impl<'v, 'p> Terms<'v, 'p> {
 
     /// How a run at the first of some operating points keeps to them; see [`hold`].
     fn hold(&self, view: &View<'_>, ladder: &[usize]) -> Option<Option<(f64, usize)>> {
-        let fallback = self.armed.map(|(fallback, _)| fallback);
-        hold(view, &self.pair, ladder, self.time_s, fallback, self.need)
+        let boost = self.hold_within(view, ladder, self.time_s)?;
+        if self.free_s >= self.time_s || self.gives_way(*ladder.first()?, boost) {
+            return Some(boost);
+        }
+        self.hold_within(view, ladder, self.free_s)
+    }
+
+    fn hold_within(&self, view: &View<'_>, ladder: &[usize], time_s: f64) -> Option<Option<(f64, usize)>> {
+        hold(view, &self.pair, ladder, time_s, self.armed.map(|(fallback, _)| fallback), self.need)
+    }
+
+    /// Whether other models' requests that come while it runs are in time if it is then sped up (see
+    /// [`haste`](super::haste)) or stopped (see [`preempt`](crate::core::preempt)).
+    fn gives_way(&self, opp: usize, boost: Option<(f64, usize)>) -> bool {
+        let (place, top) = (self.pair.place, self.pair.place.top());
+        let mut course = self.pair.course(opp);
+        if let Some((asked_s, raised)) = boost {
+            let settled_s = asked_s + place.between_s(opp, raised);
+            course.change(settled_s, self.pair.seconds(raised), self.pair.watts(raised));
+        }
+        self.newcomers.iter().all(|newcomer| {
+            let fast_s = newcomer.arrival_s.max(0.0) + place.between_s(opp, top);
+            let left = self.need - course.work(fast_s.min(newcomer.due_s));
+            course.work(newcomer.free_s) >= self.need
+                || left * self.pair.seconds(top) <= newcomer.due_s - fast_s
+                || self.yields && self.can_be_stopped(opp, &course, newcomer)
+        })
+    }
+
+    /// Whether there is time to begin anew at the highest operating point, should a request come when it is too late to
+    /// speed up for it, and that costs less than to run there from the start.
+    fn can_be_stopped(&self, opp: usize, course: &Course, newcomer: &Newcomer) -> bool {
+        let (pair, place, top) = (&self.pair, self.pair.place, self.pair.place.top());
+        let (rise_s, cancel_s, top_s) = (place.between_s(opp, top), CANCEL.as_secs_f64(), pair.seconds(top));
+        let sped_up = (newcomer.due_s - newcomer.arrival_s - rise_s).max(0.0) / top_s;
+        let latest_s = course.when(self.need - sped_up);
+        let anew_s = cancel_s + rise_s + newcomer.own_s + top_s * self.need;
+        let odds = ((latest_s - newcomer.arrival_s) / newcomer.gap_s).clamp(0.0, 1.0);
+        newcomer.free_s - newcomer.arrival_s >= cancel_s
+            && latest_s + anew_s <= self.time_s
+            && pair.per_item(opp) + odds * pair.per_item(top) < pair.per_item(top)
     }
 }
 
@@ -265,7 +312,8 @@ impl<'v, 'l> Search<'v, 'l> {
     ) -> Option<Terms<'v, 'p>> {
         let (view, place) = (self.view, &ground.places[prospect.place]);
         let pair = Pair::new(view, prospect.variant, place, prefix.items)?;
-        let (site, (crowd, free_s)) = (self.site(prospect, ground), &ground.crowds[prospect.place]);
+        let site = self.site(prospect, ground);
+        let (crowd, newcomers) = &ground.crowds[prospect.place];
         let fastest_s = pair.seconds(place.top());
         let (share_s, spare_s) = (crowd.share_s(fastest_s, site.joined_s), crowd.spare_s(site.joined_s));
         let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
@@ -276,13 +324,31 @@ impl<'v, 'l> Search<'v, 'l> {
             (odds > place.risk.miss).then(|| (fallback, quantile(odds)))
         });
         let need = armed.map_or_else(|| quantile(place.risk.miss), |(_, need)| need);
-        // What is to come may ask for a higher clock, not for more than there is.
-        let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count).min(*free_s);
         let time_s = seconds_until(prefix.deadline, place.free_at).min(share_s);
         let (top, settled_s) = (place.top(), place.change_s(place.top()));
         let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(top, need, time_s, settled_s).1);
-        let time_s = time_s.min(foreseen_s.max(fastest_s * need) + lead_s);
-        Some(Terms { pair, share_s, spare_s, armed, need, time_s })
+        // What is to come may ask for a higher clock, not for more than there is.
+        let reserving =
+            |foreseen_s: f64, there_is_s: f64| time_s.min(foreseen_s.max(there_is_s * need) + lead_s);
+        let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count);
+        let free_s = newcomers.iter().map(|newcomer| newcomer.free_s).fold(foreseen_s, f64::min);
+        let free_s = reserving(free_s, fastest_s * self.group_speed(place));
+        let time_s = reserving(foreseen_s, fastest_s);
+        let yields = view.tuning.hedging
+            && view.catalog.board.units[place.unit.index()].preemptible
+            && self.batch[..prefix.count].iter().all(|waiting| !waiting.gave_way);
+        let newcomers = newcomers.clone();
+        Some(Terms { pair, share_s, spare_s, armed, need, time_s, newcomers, free_s, yields })
+    }
+
+    /// The time that the fastest unit of a unit's processor takes for the head, as a share of its own.
+    fn group_speed(&self, place: &Place<'_>) -> f64 {
+        let units = &self.view.catalog.board.units;
+        let group = units[place.unit.index()].group;
+        let of_group = units.iter().zip(&self.head.usual).filter(|(unit, _)| unit.group == group);
+        let fastest = of_group.map(|(_, usual)| *usual).min().unwrap_or(Nanos::MAX);
+        let own = self.head.usual.get(place.unit.index()).copied().unwrap_or(fastest);
+        if own > fastest { fastest.as_f64() / own.as_f64() } else { 1.0 }
     }
 
     fn try_prospect(&mut self, prospect: &Prospect, ground: &mut Ground<'v, '_>) {
@@ -340,7 +406,9 @@ impl<'v, 'l> Search<'v, 'l> {
             let top = pair.place.top();
             let pays = !self.is_beaten(prospect, pair.per_item(top));
             if pays || self.log.is_some() {
-                short |= self.consider(prefix, pair, &terms.draft(top)) && pays;
+                // Another unit of the processor would be out of the way sooner.
+                let held = terms.hold_within(self.view, &[top], terms.time_s).is_none();
+                short |= self.consider(prefix, pair, &Draft { held, ..terms.draft(top) }) && pays;
             }
         }
         short

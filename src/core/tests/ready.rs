@@ -90,7 +90,9 @@ fn a_deadline_that_no_clock_holds_and_a_short_budget_keep_none_up() {
 
 #[test]
 fn a_run_is_sped_up_for_who_comes_after_it_began() {
-    let mut world = World::new(alone(), budgets());
+    let mut catalog = alone();
+    catalog.board.units[0].preemptible = false;
+    let mut world = World::new(catalog, budgets());
     world.settle();
     let large = Request { variant: Some(VariantId(0)), ..request(1) };
     world.submit(Request { deadline: Some(world.now.after(ms(500))), ..large });
