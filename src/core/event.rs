@@ -493,6 +493,15 @@ pub enum Note {
     },
     /// A decision and its reasons.
     Decision(crate::core::plan::Explanation),
+    /// A run is stopped for a request that would be late behind it, and begins anew.
+    GaveWay {
+        /// What ran.
+        variant: VariantId,
+        /// Where.
+        unit: UnitId,
+        /// What it gave way to.
+        request: RequestId,
+    },
     /// A variant will not be loaded again on this unit for a while.
     Quarantined {
         /// The variant.

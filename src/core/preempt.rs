@@ -9,7 +9,7 @@ use super::plan::CANCEL;
 use super::queue::Waiting;
 use super::{Core, HORIZON};
 use crate::core::catalog::UnitId;
-use crate::core::event::Effect;
+use crate::core::event::{Dispatch, Effect, Note};
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::Microjoules;
@@ -23,7 +23,9 @@ impl Core {
         let Some(running) = running else { return false };
         (running.aborted, running.gives_way) = (true, true);
         running.expected = now.after(CANCEL).since(running.since);
-        self.effects.push_back(Effect::Abort(running.dispatch.batch));
+        let Dispatch { batch, variant, unit, .. } = running.dispatch;
+        self.effects.push_back(Effect::Note(Note::GaveWay { variant, unit, request: new.request.id }));
+        self.effects.push_back(Effect::Abort(batch));
         true
     }
 

@@ -358,6 +358,10 @@ impl Observer {
                 gauge.set(f64::from(u8::from(*yes)));
             }
             Effect::Note(Note::Decision(_)) => self.decisions.increment(1),
+            Effect::Note(Note::GaveWay { variant, unit, .. }) => {
+                let run = self.names.run(*variant, *unit);
+                self.registry.counter(Metric::Preemptions, &run).increment(1);
+            }
             Effect::Note(Note::Quarantined { .. })
             | Effect::Abort(_)
             | Effect::Load { .. }

@@ -74,6 +74,8 @@ metrics! {
     DeadlineMisses = "wattd_deadline_misses_total" Counter ["model", "class"];
     /// Answers by a smaller variant because the one chosen first took too long.
     Rescues = "wattd_rescues_total" Counter ["model", "class"];
+    /// Runs that were stopped for a request that would have been late behind them, and began anew.
+    Preemptions = "wattd_preemptions_total" Counter ["model", "variant", "unit"];
     /// Time from arrival to answer of served requests.
     RequestDuration = "wattd_request_duration_seconds" Histogram ["model", "class"];
     /// Time that served requests waited for their run.

@@ -145,6 +145,10 @@ impl Notes {
                 let [model, variant, unit] = names.run(*variant, *unit);
                 warn!(model, variant, unit, "variant will not be loaded here for a while");
             }
+            Effect::Note(Note::GaveWay { variant, unit, request }) => {
+                let [model, variant, unit] = names.run(*variant, *unit);
+                debug!(model, variant, unit, request = request.0, "run gives way");
+            }
             Effect::Note(Note::Decision(explanation)) => trace!(?explanation, "decision"),
             Effect::Dispatch(dispatch) => trace!(?dispatch, "dispatch"),
             Effect::Set(setpoints) => debug!(?setpoints, "clock bounds"),

@@ -31,6 +31,7 @@ mod prefix;
 mod prospect;
 mod risk;
 mod search;
+mod terms;
 
 pub use cost::CostTable;
 pub(super) use cost::{Cost, memory_watts};

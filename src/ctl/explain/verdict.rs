@@ -169,6 +169,7 @@ fn served(explained: &Explained) -> Vec<String> {
     if *rescued {
         all.extend(rescue(explained));
     } else {
+        all.extend(explained.runs.split_last().and_then(|(_, before)| gave_way(before)));
         all.extend(explained.runs.last().and_then(|run| slow_run(run, *missed)));
     }
     if *missed {
@@ -214,6 +215,17 @@ fn rescue(explained: &Explained) -> Option<String> {
         micros(after),
         us(first.expected_us),
         last.variant
+    ))
+}
+
+/// A run that was stopped and begun anew.
+fn gave_way(before: &[Ran]) -> Option<String> {
+    let stopped = before.iter().find(|run| run.stopped_us.is_some())?;
+    let after = stopped.stopped_us? - stopped.from_us.unwrap_or(stopped.at_us);
+    Some(format!(
+        "Its run on {} gave way after {} to a request that would have been late behind it, and began anew.",
+        stopped.unit,
+        micros(after.max(0))
     ))
 }
 

@@ -92,19 +92,19 @@ fn the_bound_is_tight_on_the_measured_grid() {
     assert!(o3 < 1.02 * bound, "O3 {o3}, bound {bound}");
     let [bound, o1, _] = report("noise of the board", &case(usual, 133, 133, &[], 1000));
     assert!(o1 < 1.02 * bound, "O1 {o1}, bound {bound}");
-    report("rough noise, contention", &case(rough, 133, 133, &steps, 1000));
-    report("rough noise, tight", &case(rough, 133, 100, &[], 1000));
-    report("rough noise, loose", &case(rough, 250, 200, &[], 500));
-    report("rough noise, queueing", &case(rough, 100, 200, &[], 1000));
+    report("rough noise, contention", &case(rough, 133, 133, &steps, 900));
+    report("rough noise, tight", &case(rough, 133, 100, &[], 300));
+    report("rough noise, loose", &case(rough, 250, 200, &[], 200));
+    report("rough noise, queueing", &case(rough, 100, 200, &[], 300));
 }
 
-/// The causal planner is late as often as it means to be: of 5,000 requests that could have been served, 5 on average.
+/// The causal planner is late as often as it means to be: of 2,500 requests that could have been served, 2.5 on average.
 #[test]
 fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
     let rough = Noise { sigma: 0.05, tail_probability: 0.02, tail_min: 1.15, tail_max: 1.5 };
     for (period, deadline) in [(250, 200), (133, 133), (133, 100)] {
         let (mut late, mut able) = (0, 0);
-        for seed in 1..=10 {
+        for seed in 1..=5 {
             let case = Case { seed, ..case(rough, period, deadline, &[], 500) };
             let feasible = o1(&case.instance()).feasible();
             let run = case.run(case.causal(Insight::Told));
@@ -112,8 +112,8 @@ fn the_causal_planner_is_late_as_seldom_as_it_means_to_be() {
             late += feasible.iter().zip(&run.served).filter(|(able, served)| **able && !**served).count();
         }
         println!("every {period} ms, deadline {deadline} ms: {late} of {able} late");
-        // Poisson with mean 5: more than 14 once in 5,000.
-        assert!(late <= 14, "every {period} ms, deadline {deadline} ms: {late} of {able} late");
+        // Poisson with mean 2.5: more than 9 once in 3,600.
+        assert!(late <= 9, "every {period} ms, deadline {deadline} ms: {late} of {able} late");
     }
 }
 
