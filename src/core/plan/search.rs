@@ -252,9 +252,11 @@ impl<'v, 'l> Search<'v, 'l> {
         let reserving =
             |foreseen_s: f64, there_is_s: f64| time_s.min(foreseen_s.max(there_is_s * need) + lead_s);
         let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count);
-        let free_s = newcomers.iter().map(|newcomer| newcomer.free_s).fold(foreseen_s, f64::min);
-        let free_s = reserving(free_s, fastest_s * self.group_speed(place));
         let time_s = reserving(foreseen_s, fastest_s);
+        let earliest_s = newcomers.iter().map(|newcomer| newcomer.free_s).min_by(f64::total_cmp);
+        let free_s = earliest_s.map_or(time_s, |earliest_s| {
+            reserving(foreseen_s.min(earliest_s), fastest_s * self.group_speed(place)).min(time_s)
+        });
         let yields = view.tuning.hedging
             && view.catalog.board.units[place.unit.index()].preemptible
             && self.batch[..prefix.count].iter().all(|waiting| !waiting.gave_way);
