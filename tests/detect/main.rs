@@ -4,6 +4,7 @@
 
 mod bare;
 mod faults;
+mod kernel;
 mod matrix;
 mod tree;
 

@@ -193,7 +193,8 @@ impl<'a> Drafter<'a> {
         });
         let source = self.source();
         self.figure("idle_power_w", idle, &format!("{source}: what the board draws when nothing runs"));
-        self.line(format!("battery = {}", self.found.battery.is_some()));
+        let battery = self.found.battery.as_ref().is_some_and(|battery| battery.problem.is_none());
+        self.line(format!("battery = {battery}"));
     }
 
     fn units(&mut self) {

@@ -6,6 +6,7 @@ use super::clock::ClockNodes;
 use super::others::Others;
 use super::root::{SysfsError, SysfsRoot};
 use super::settings::Settings;
+use super::settle::read_back;
 use super::{find_nodes, highest};
 use crate::board::Actuator;
 use crate::board::panel::Panel;
@@ -189,15 +190,17 @@ impl SysfsActuator {
         } else {
             [(Role::Min, target.min), (Role::Max, target.max)]
         };
+        let mut expected = found;
         for (role, value) in order {
             if self.must_write(index, &nodes, role, found, value) {
                 self.write(&nodes, role, value)?;
+                *(if role == Role::Max { &mut expected.max } else { &mut expected.min }) = value;
             }
         }
         if self.domains[index].spec.userspace {
             self.govern(&nodes, target)?;
         }
-        let shown = read(&self.root, &nodes)?;
+        let shown = read_back(&expected, || read(&self.root, &nodes))?;
         self.note_difference(&nodes.min, &shown.min.to_string());
         self.note_difference(&nodes.max, &shown.max.to_string());
         let control = &mut self.domains[index];
@@ -262,13 +265,14 @@ impl SysfsActuator {
     }
 
     /// Asks for more than the node shows: under a cap it goes on showing less. If it shows what was asked for there
-    /// was none, so that someone had lowered it, to which it is put back within microseconds. (A cap that is lifted
-    /// in just these is mistaken for a person until the bound is changed again.)
+    /// was none, so that someone had lowered it, to which it is put back at once. (A cap that is lifted
+    /// in between is mistaken for a person until the bound is changed again.)
     fn tell_cap_from_person(&mut self, index: usize, nodes: &ClockNodes, found: Raw) -> Result<(), Refusal> {
         let highest = self.domains[index].points.last().copied();
         let Some(more) = self.last_written(&nodes.max).or(highest) else { return Ok(()) };
         self.write(nodes, Role::Max, more)?;
-        if unlimited(read(&self.root, nodes)?.max) <= unlimited(found.max) {
+        let shown = read_back(&more, || Ok::<_, SysfsError>(read(&self.root, nodes)?.max))?;
+        if unlimited(shown) <= unlimited(found.max) {
             return Ok(());
         }
         self.write(nodes, Role::Max, found.max)?;
@@ -307,7 +311,8 @@ impl SysfsActuator {
             self.write_text(&nodes.governor, USERSPACE)?;
         }
         if pinned {
-            return Ok(self.root.write(&nodes.speed, &target.max.to_string())?);
+            let Some(speed) = &nodes.speed else { return Ok(()) };
+            return Ok(self.root.write(speed, &target.max.to_string())?);
         }
         let id = self.journal.as_ref().and_then(|journal| journal.find(&nodes.governor));
         let original =

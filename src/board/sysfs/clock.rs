@@ -54,8 +54,9 @@ pub(crate) struct ClockNodes {
     pub(crate) max: PathBuf,
     /// Governor.
     pub(crate) governor: PathBuf,
-    /// The clock under the `userspace` governor.
-    pub(crate) speed: PathBuf,
+    /// The clock under the `userspace` governor. devfreq makes a node for it when that governor starts, which only root
+    /// may write; there both bounds hold the clock.
+    pub(crate) speed: Option<PathBuf>,
     /// Unit of all of them.
     pub(crate) unit: FrequencyUnit,
     /// The kernel's operating points, raw and ascending; empty if it shows none.

@@ -45,7 +45,7 @@ fn nodes(root: &SysfsRoot, directory: PathBuf) -> ClockNodes {
         min: directory.join("scaling_min_freq"),
         max: directory.join("scaling_max_freq"),
         governor: directory.join("scaling_governor"),
-        speed: directory.join("scaling_setspeed"),
+        speed: Some(directory.join("scaling_setspeed")),
         directory,
         unit: FrequencyUnit::Kilohertz,
         table,

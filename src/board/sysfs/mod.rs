@@ -27,6 +27,7 @@ mod raspberry;
 pub(crate) mod root;
 mod sampler;
 mod settings;
+pub(crate) mod settle;
 mod telemetry;
 pub(crate) mod thermal;
 

@@ -13,7 +13,6 @@ const CPU: &str = "devices/system/cpu/cpufreq/policy0";
 const GPU_MIN: &str = "class/devfreq/17000000.ga10b/min_freq";
 const GPU_MAX: &str = "class/devfreq/17000000.ga10b/max_freq";
 const GPU_GOVERNOR: &str = "class/devfreq/17000000.ga10b/governor";
-const GPU_SPEED: &str = "class/devfreq/17000000.ga10b/userspace/set_freq";
 
 fn applied(min: u32, max: u32) -> Option<Applied> {
     Some(Applied::Bounds(ClockBounds { min: Kilohertz(min), max: Kilohertz(max) }))
@@ -238,14 +237,16 @@ fn the_wake_up_latency_is_held_while_the_daemon_runs() {
 #[test]
 fn under_the_userspace_governor_one_clock_is_set_and_a_range_is_the_governors() {
     let mut tree = jetson();
+    tree.spec.domains[0].userspace = true;
     tree.spec.domains[1].userspace = true;
-    tree.put(GPU_SPEED, "0");
+    let speed = format!("{CPU}/scaling_setspeed");
+    tree.put(&speed, "<unsupported>");
     let mut actuator = tree.actuator();
     assert_eq!(actuator.apply(&bounds(1, 2, 612_000, 612_000)).domains[1], applied(612_000, 612_000));
-    assert_eq!(
-        (tree.get(GPU_GOVERNOR), tree.get(GPU_SPEED)),
-        ("userspace".to_owned(), "612000000".to_owned())
-    );
+    assert_eq!(tree.get(GPU_GOVERNOR), "userspace");
+    actuator.apply(&bounds(0, 2, 729_600, 729_600));
+    assert_eq!(tree.get(&format!("{CPU}/scaling_governor")), "userspace");
+    assert_eq!(tree.get(&speed), "729600");
     actuator.apply(&bounds(1, 2, 306_000, 1_020_000));
     assert_eq!(tree.get(GPU_GOVERNOR), "nvhost_podgov");
     actuator.apply(&bounds(1, 2, 306_000, 306_000));
