@@ -187,6 +187,26 @@ fn what_the_board_file_asks_for_is_held_and_put_back() {
 }
 
 #[test]
+fn a_delegated_cgroup_is_divided_and_its_part_limited() {
+    let tree = holding("cpu_max_percent = 150");
+    let group = "fs/cgroup/system.slice/wattd.service";
+    tree.remove(&format!("{group}/cpu.max"));
+    let missing = tree.board().missing().join("\n");
+    assert!(missing.contains("wattd.service/cpu.max"), "nothing is delegated: {missing}");
+    tree.put(&format!("{group}/cgroup.subtree_control"), "");
+    let board = tree.board();
+    assert!(!board.missing().join("\n").contains("cpu.max"), "{:?}", board.missing());
+    assert!(!tree.path(&format!("{group}/daemon")).exists(), "only looked at");
+    // The kernel makes these with the directory.
+    tree.put(&format!("{group}/daemon/cgroup.procs"), "");
+    tree.put(&format!("{group}/daemon/cpu.max"), "max 100000");
+    let _actuator = board.into_parts(&tree.state()).unwrap().1;
+    assert_eq!(tree.get(&format!("{group}/daemon/cgroup.procs")), std::process::id().to_string());
+    assert_eq!(tree.get(&format!("{group}/cgroup.subtree_control")), "+cpu");
+    assert_eq!(tree.get(&format!("{group}/daemon/cpu.max")), "150000 100000");
+}
+
+#[test]
 fn the_cgroup_of_a_daemon_that_is_gone_needs_no_restoring() {
     let tree = holding("cpu_max_percent = 150");
     let actuator = tree.actuator();
