@@ -328,7 +328,7 @@ impl Bank {
 
     /// Has all sensors from one on asked for complaints, in their order.
     fn ask(self: &Arc<Self>, from: usize) -> Option<mpsc::Receiver<Option<String>>> {
-        let (tell, answers) = mpsc::channel();
+        let (tell, answers) = mpsc::sync_channel(self.slots.len());
         let bank = Arc::clone(self);
         let ask = move || {
             let mut buffer = Box::new(page());

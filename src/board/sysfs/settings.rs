@@ -72,17 +72,27 @@ impl Settings {
     }
 
     fn epp(&mut self, epp: &str, domains: &[DomainSpec], root: &SysfsRoot) {
-        let policies = domains.iter().filter(|domain| domain.interface == DomainInterface::Cpufreq);
-        for domain in policies.flat_map(|domain| members(root, domain)) {
-            let Ok(nodes) = find_nodes(root, &domain) else { continue };
-            let offered = root.read(nodes.directory.join("energy_performance_available_preferences"));
-            let offered = offered.unwrap_or_default();
-            if !offered.is_empty() && !offered.split_ascii_whitespace().any(|known| known == epp) {
-                self.missing.push(format!("hold.epp = {epp:?}: domain {} offers {offered}", domain.name));
-                continue;
+        for domain in domains.iter().filter(|domain| domain.interface == DomainInterface::Cpufreq) {
+            let complaints = self.missing.len();
+            for policy in members(root, domain) {
+                self.preference(epp, &policy, root);
+                // What one of many policies lacks the others lack too.
+                if self.missing.len() > complaints {
+                    break;
+                }
             }
+        }
+    }
+
+    fn preference(&mut self, epp: &str, policy: &DomainSpec, root: &SysfsRoot) {
+        let Ok(nodes) = find_nodes(root, policy) else { return };
+        let offered = root.read(nodes.directory.join("energy_performance_available_preferences"));
+        let offered = offered.unwrap_or_default();
+        if offered.is_empty() || offered.split_ascii_whitespace().any(|known| known == epp) {
             let node = nodes.directory.join("energy_performance_preference");
             self.add(root, "hold.epp", node, epp.to_owned());
+        } else {
+            self.missing.push(format!("hold.epp = {epp:?}: domain {} offers {offered}", policy.name));
         }
     }
 

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-/// How often, and after which pause, a node that does not show what was written is read again.
-const LOOKS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(1);
+/// How often a node that does not show what was written is read again, and the first pause before that; each is twice as
+/// long as the one before it, 6 ms together.
+const LOOKS: u32 = 7;
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Reads what was written until it shows `wanted`, or is what it will be: held by a cap, or changed by someone else.
 ///
@@ -13,11 +14,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// As `read`.
 pub(crate) fn read_back<T: PartialEq, E>(wanted: &T, mut read: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let mut shown = read()?;
-    for _ in 0..LOOKS {
+    for look in 0..LOOKS {
         if shown == *wanted {
             break;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(PAUSE * (1 << look));
         shown = read()?;
     }
     Ok(shown)
