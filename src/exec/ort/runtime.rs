@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_program_of_a_checkout_has_its_runtime_there() {
         let at = |program: &str| of_checkout(Path::new(program));
-        assert_eq!(at("/home/u/wattd/target/debug/wattctl"), Some("/home/u/wattd/.wattd/onnxruntime".into()));
+        assert_eq!(at("/src/wattd/target/debug/wattctl"), Some("/src/wattd/.wattd/onnxruntime".into()));
         assert_eq!(at("/usr/bin/wattctl"), None);
     }
 
