@@ -1,6 +1,7 @@
 //! What a board file may say. Every complaint names the key, the value and what would be right;
 //! comparisons are written so that NaN fails them.
 
+use crate::board::cpus::{CpuSet, MAX_CPUS};
 use crate::board::restore::journal::is_setting;
 use crate::board::spec::{
     BoardSpec, DomainInterface, DomainSpec, HoldSpec, RailInterface, RailSpec, UnitSpec, ZoneSpec,
@@ -15,8 +16,6 @@ use std::path::{Component, Path};
 pub(crate) const MAX_ENTRIES: usize = 64;
 /// Most operating points of one domain.
 pub(crate) const MAX_OPPS: usize = 256;
-/// CPUs are numbered below this.
-const MAX_CPUS: u16 = 1024;
 /// Highest clock that is believed, 10 GHz in kHz.
 pub(crate) const MAX_CLOCK_KHZ: u32 = 10_000_000;
 /// Highest power that is believed, in watts.
@@ -185,8 +184,8 @@ fn domain(found: &mut Vec<Problem>, key: &str, domain: &DomainSpec) {
     let select = format!("{key}.select");
     match domain.interface {
         DomainInterface::Cpufreq => {
-            if !domain.select.parse::<u16>().is_ok_and(|cpu| cpu < MAX_CPUS) {
-                let expected = format!("the policy's first CPU, 0 to {}", MAX_CPUS - 1);
+            if CpuSet::parse(&domain.select).is_none() {
+                let expected = format!("a CPU below {MAX_CPUS}, several such as \"0-3,6\", or \"all\"");
                 found.push(Problem::new(select, &domain.select, expected));
             }
         }

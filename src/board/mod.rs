@@ -1,6 +1,7 @@
 //! The board: what it has (the board file), what it says (telemetry) and what can be set (actuation).
 
 mod check;
+pub(crate) mod cpus;
 pub mod detect;
 pub mod panel;
 pub mod restore;

@@ -4,9 +4,10 @@ use super::spec::{BoardSpec, SpecError};
 use std::path::Path;
 
 /// Name and text of each.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("desktop", include_str!("../../config/boards/desktop.toml")),
     ("generic-arm", include_str!("../../config/boards/generic-arm.toml")),
+    ("generic-x86", include_str!("../../config/boards/generic-x86.toml")),
     ("jetson-agx-orin", include_str!("../../config/boards/jetson-agx-orin.toml")),
     ("jetson-agx-xavier", include_str!("../../config/boards/jetson-agx-xavier.toml")),
     ("jetson-nano", include_str!("../../config/boards/jetson-nano.toml")),

@@ -89,7 +89,7 @@ pub struct BoardSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainInterface {
-    /// `devices/system/cpu/cpufreq/policyN`; `select` is the first CPU of the policy.
+    /// `devices/system/cpu/cpufreq/policyN`; `select` says of which CPUs.
     Cpufreq,
     /// `class/devfreq/*`; `select` is a suffix or substring of the device's name.
     Devfreq,
@@ -103,7 +103,8 @@ pub struct DomainSpec {
     pub name: String,
     /// Kernel interface.
     pub interface: DomainInterface,
-    /// Which node: the policy's first CPU (`"0"`) or part of a devfreq device's name.
+    /// Which nodes: a CPU (`"0"`), several (`"0-3,6"`) or `"all"`, whose policies are set alike; or part of a devfreq
+    /// device's name.
     pub select: String,
     /// Operating points in kHz; empty = read from the kernel.
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! What `wattctl board` shows: the board, what it lacks, and which board file fits.
 
+use crate::board::cpus::spans;
 use crate::board::detect::{Accelerator, Found, FoundClock, FoundRail, FoundZone, Gap, Nearest, nearest};
 use crate::board::detect::{Places, look};
 use crate::board::spec::RailInterface;
@@ -226,21 +227,6 @@ fn rails(rails: &[FoundRail]) -> Table {
 
 fn mhz(khz: u32) -> String {
     format!("{} MHz", khz / 1000)
-}
-
-/// CPUs as the kernel lists them.
-fn spans(cpus: &[u16]) -> String {
-    let mut spans: Vec<(u16, u16)> = Vec::new();
-    for cpu in cpus {
-        match spans.last_mut() {
-            Some((_, last)) if *last + 1 == *cpu => *last = *cpu,
-            _ => spans.push((*cpu, *cpu)),
-        }
-    }
-    let each = |(first, last): &(u16, u16)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    };
-    spans.iter().map(each).collect::<Vec<_>>().join(",")
 }
 
 const fn word(kind: UnitKind) -> &'static str {

@@ -4,6 +4,7 @@
 
 mod bare;
 mod faults;
+mod kernel;
 mod matrix;
 mod tree;
 
@@ -101,8 +102,9 @@ fn every_board_that_has_a_file_gets_it() {
         ("raspberry-pi-5", Some("raspberry-pi-5")),
         ("rk3588-vendor", Some("rk3588")),
         ("rk3588-mainline", Some("rk3588")),
-        ("laptop-intel", Some("desktop")),
-        ("desktop-amd", Some("desktop")),
+        ("laptop-intel", Some("generic-x86")),
+        ("desktop-amd", Some("generic-x86")),
+        ("linux-vm", Some("generic-x86")),
         ("jetson-orin-nx", Some("jetson-orin-nx")),
         ("jetson-agx-orin", Some("jetson-agx-orin")),
         ("jetson-xavier", Some("jetson-agx-xavier")),

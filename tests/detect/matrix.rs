@@ -294,3 +294,23 @@ fn whatever_fails_on_whatever_board_is_shown_and_survived() {
     }
     println!("{} cells", cells.values().sum::<usize>());
 }
+
+#[test]
+fn a_sensor_that_hangs_at_the_start_is_told_of_and_keeps_nobody_waiting() {
+    let Some(bench) = bench("jetson-orin-nano") else { return };
+    let zones = bench.fixture.fault("*/thermal_zone0/temp", Some(&NodeFault::Hang));
+    assert_eq!(zones, 1);
+    // Were it waited for, this would not end.
+    let mut run = Run::start(&bench, "hangs at the start".to_owned(), true);
+    let roots = Roots::below(&bench.directory.path().join("board"));
+    let opened = SysfsBoard::open(&bench.spec, &roots, run.clock.clone()).unwrap();
+    assert!(
+        opened.missing().contains(&"zone cpu-thermal: does not answer".to_owned()),
+        "{:?}",
+        opened.missing()
+    );
+    let left = unread(&run.sweep(Microwatts::ZERO));
+    assert!(left.contains("zone 0") && !left.contains("zone 1"), "{left:?}");
+    bench.fixture.heal();
+    assert_eq!(run.recover(), BTreeSet::new());
+}

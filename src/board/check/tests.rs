@@ -101,7 +101,7 @@ fn each_wrong_value_is_named_with_what_would_be_right() {
         (
             "select = \"0\"",
             "select = \"little\"",
-            "domain[0].select = \"little\": expected the policy's first CPU",
+            "domain[0].select = \"little\": expected a CPU below 1024, several such as",
         ),
         ("select = \"emc\"", "select = \"a/b\"", "domain[1].select = \"a/b\": expected part of a name"),
         ("cpus = [0, 1]", "cpus = [0, 4096]", "unit[0].cpus[1] = 4096: expected a CPU between 0 and 1023"),

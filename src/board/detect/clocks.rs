@@ -1,7 +1,8 @@
 //! Clock domains: cpufreq policies and devfreq devices.
 
-use super::{Notes, numbers, shown};
+use super::{Notes, shown};
 use crate::board::check::{MAX_ENTRIES, MAX_OPPS};
+use crate::board::cpus::listed;
 use crate::board::spec::DomainInterface;
 use crate::board::sysfs::clock::ClockNodes;
 use crate::board::sysfs::root::SysfsRoot;
@@ -96,7 +97,7 @@ fn policy(root: &SysfsRoot, nodes: &ClockNodes, notes: &mut Notes) -> Option<Fou
         interface: DomainInterface::Cpufreq,
         device,
         select: first,
-        cpus: numbers(&cpus),
+        cpus: listed(&cpus),
         ..common(root, nodes, node, governors, notes)
     };
     Some(found)

@@ -3,8 +3,10 @@
 
 use super::{ClockKind, Found, FoundClock, FoundRail, FoundZone, Nearest, shown};
 use crate::board::check::{MAX_ENTRIES, is_name};
+use crate::board::cpus::spans;
 use crate::board::spec::{BoardSpec, DomainInterface, DomainSpec, RailInterface, SpecError, UnitSpec};
 use crate::core::catalog::{PowerModel, UnitKind};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -38,10 +40,14 @@ const BETWEEN_K: f64 = 10.0;
 const HOT_WORDS: [&str; 11] =
     ["cpu", "gpu", "soc", "tj", "pkg", "core", "npu", "acpitz", "pll", "package", "center"];
 
+/// Policies of one CPU each are set alike where the highest clocks differ by no more than this share: an efficient core
+/// is no fast one, but a favoured core is one of many.
+const ALIKE: f64 = 0.8;
+
 /// A clock domain of the draft.
 struct Domain<'a> {
     name: String,
-    clock: &'a FoundClock,
+    clock: Cow<'a, FoundClock>,
     known: Option<&'a DomainSpec>,
 }
 
@@ -77,18 +83,19 @@ pub fn draft(
     Ok(drafter.text)
 }
 
-/// Clocks worth an entry. Where every CPU has a policy of its own, a unit can name but one of them.
+/// Clocks worth an entry.
 fn domains<'a>(found: &'a Found, nearest: Option<&'a Nearest>) -> Vec<Domain<'a>> {
-    let alone = has_clock_per_cpu(found);
-    let policies = of_kind(found, ClockKind::Cpu).take(if alone { 1 } else { MAX_ENTRIES / 2 });
+    let policies = policies(found);
+    let alone = policies.len() == 1;
+    let policies = policies.into_iter().take(MAX_ENTRIES / 2);
     let others = [ClockKind::Gpu, ClockKind::Npu, ClockKind::Memory];
-    let others = others.into_iter().flat_map(|kind| of_kind(found, kind));
+    let others = others.into_iter().flat_map(|kind| of_kind(found, kind)).map(Cow::Borrowed);
     let mut domains: Vec<Domain<'a>> = Vec::new();
     for clock in policies.chain(others).filter(|clock| !clock.opps_khz.is_empty()).take(MAX_ENTRIES) {
-        let known = nearest.and_then(|nearest| nearest.domain(clock));
+        let known = nearest.and_then(|nearest| nearest.domain(&clock));
         let plain = match clock.kind {
-            ClockKind::Cpu if of_kind(found, ClockKind::Cpu).count() == 1 || alone => "cpu".to_owned(),
-            ClockKind::Cpu => format!("cpu{}", clock.select),
+            ClockKind::Cpu if alone => "cpu".to_owned(),
+            ClockKind::Cpu => format!("cpu{}", clock.cpus.first().copied().unwrap_or_default()),
             ClockKind::Gpu => "gpu".to_owned(),
             ClockKind::Npu => "npu".to_owned(),
             ClockKind::Memory | ClockKind::Other => "memory".to_owned(),
@@ -105,6 +112,38 @@ fn domains<'a>(found: &'a Found, nearest: Option<&'a Nearest>) -> Vec<Domain<'a>
 
 fn of_kind(found: &Found, kind: ClockKind) -> impl Iterator<Item = &FoundClock> {
     found.clocks.iter().filter(move |clock| clock.kind == kind)
+}
+
+/// The policies; those of one CPU each, in groups whose clocks are alike.
+fn policies(found: &Found) -> Vec<Cow<'_, FoundClock>> {
+    let all = of_kind(found, ClockKind::Cpu);
+    if !has_clock_per_cpu(found) {
+        return all.map(Cow::Borrowed).collect();
+    }
+    let top = |clock: &FoundClock| f64::from(clock.opps_khz.last().copied().unwrap_or_default());
+    let mut groups: Vec<Vec<&FoundClock>> = Vec::new();
+    for policy in all {
+        let alike = |group: &&mut Vec<&FoundClock>| {
+            let (one, other) = (top(group[0]), top(policy));
+            one.min(other) >= ALIKE * one.max(other)
+        };
+        match groups.iter_mut().find(alike) {
+            Some(group) => group.push(policy),
+            None => groups.push(vec![policy]),
+        }
+    }
+    let alone = groups.len() == 1;
+    let one = |group: Vec<&FoundClock>| {
+        // The one that goes highest stands for them, and each goes as high as it can.
+        let highest = group.iter().copied().max_by(|a, b| top(a).total_cmp(&top(b))).unwrap_or(group[0]);
+        let mut cpus: Vec<u16> = group.iter().flat_map(|policy| policy.cpus.iter().copied()).collect();
+        cpus.sort_unstable();
+        let select = if alone { "all".to_owned() } else { spans(&cpus) };
+        let node = format!("{} and {} more", group[0].node, group.len() - 1);
+        let directory = group[0].directory.clone();
+        Cow::Owned(FoundClock { cpus, select, node, directory, ..highest.clone() })
+    };
+    groups.into_iter().map(one).collect()
 }
 
 /// Whether every CPU has a policy of its own, as on most x86.
@@ -193,7 +232,8 @@ impl<'a> Drafter<'a> {
         });
         let source = self.source();
         self.figure("idle_power_w", idle, &format!("{source}: what the board draws when nothing runs"));
-        self.line(format!("battery = {}", self.found.battery.is_some()));
+        let battery = self.found.battery.as_ref().is_some_and(|battery| battery.problem.is_none());
+        self.line(format!("battery = {battery}"));
     }
 
     fn units(&mut self) {
@@ -214,9 +254,7 @@ impl<'a> Drafter<'a> {
 
     /// The CPU units of the board file that fits, as far as their clocks and CPUs are here.
     fn known_cpu_units(&self) -> Vec<&'a UnitSpec> {
-        let Some(nearest) = self.nearest.filter(|_| !has_clock_per_cpu(self.found)) else {
-            return Vec::new();
-        };
+        let Some(nearest) = self.nearest else { return Vec::new() };
         let online = &self.found.cpus;
         let here = |unit: &&UnitSpec| {
             let clock =
@@ -244,13 +282,6 @@ impl<'a> Drafter<'a> {
             .collect();
         match policies.as_slice() {
             [] => rungs(&online).into_iter().for_each(|threads| self.cpu_unit("cpu", threads, None, &[])),
-            [(name, cpus)] if has_clock_per_cpu(self.found) => {
-                self.line("# Every CPU has a clock of its own here, and a unit but one: the first unit runs on the CPU whose");
-                self.line("# clock it sets, the clocks of the others are left to the governor.");
-                self.cpu_unit(name, 1, Some(name), cpus);
-                let others = rungs(&online).into_iter().filter(|threads| *threads > 1);
-                others.for_each(|threads| self.cpu_unit(name, threads, None, &[]));
-            }
             [(name, cpus)] => {
                 rungs(cpus).into_iter().for_each(|threads| self.cpu_unit(name, threads, Some(name), &[]));
             }
@@ -413,7 +444,10 @@ impl<'a> Drafter<'a> {
     }
 
     fn is_domain(&self, clock: &FoundClock) -> bool {
-        self.domains.iter().any(|domain| std::ptr::eq(domain.clock, clock))
+        self.domains.iter().any(|domain| match clock.kind {
+            ClockKind::Cpu => clock.cpus.iter().all(|cpu| domain.clock.cpus.contains(cpu)),
+            _ => domain.clock.directory == clock.directory,
+        })
     }
 
     fn zones(&mut self) {

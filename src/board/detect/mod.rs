@@ -19,6 +19,7 @@ pub use identity::{Identity, L4t};
 pub use nearest::{Nearest, nearest};
 pub use sensors::{FoundBattery, FoundRail, FoundZone};
 
+use super::cpus::listed;
 use super::sysfs::psi::PressureSensor;
 use super::sysfs::root::{SysfsError, SysfsRoot};
 use super::sysfs::{BoardError, Roots};
@@ -30,8 +31,6 @@ use std::path::{Path, PathBuf};
 const MAX_SHOWN: usize = 300;
 /// Most nodes that could not be read and are told of.
 const MAX_COMPLAINTS: usize = 64;
-/// CPUs are numbered below this.
-const MAX_CPUS: u16 = 1024;
 
 /// The directories that are looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,11 +90,11 @@ pub fn look(places: &Places) -> Result<Found, BoardError> {
     let (root, proc) = (SysfsRoot::new(sys), SysfsRoot::new(&places.roots.proc));
     let mut notes = Notes::default();
     let identity = identity::identify(&root, &proc, &SysfsRoot::new(&places.etc), &mut notes);
-    let mut listed = |node: &str| {
+    let mut present = |node: &str| {
         let text = notes.keep(root.read(format!("devices/system/cpu/{node}")));
-        text.map(|text| numbers(&text)).unwrap_or_default()
+        text.map(|text| listed(&text)).unwrap_or_default()
     };
-    let (mut cpus, offline) = (listed("online"), listed("offline"));
+    let (mut cpus, offline) = (present("online"), present("offline"));
     let clocks = clocks::clocks(&root, &mut notes);
     if cpus.is_empty() {
         cpus = clocks.iter().flat_map(|clock| clock.cpus.iter().copied()).collect();
@@ -143,33 +142,9 @@ pub(crate) fn shown(text: &str) -> String {
         .collect()
 }
 
-/// CPUs as the kernel lists them: `0-3,6`, or with spaces between them.
-fn numbers(text: &str) -> Vec<u16> {
-    let mut found = Vec::new();
-    for part in text.split([',', ' ', '\n']).filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { continue };
-        found.extend((first..=last.min(MAX_CPUS - 1)).take(usize::from(MAX_CPUS)));
-        if found.len() > usize::from(MAX_CPUS) {
-            break;
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_of_cpus_are_read_in_both_dialects() {
-        assert_eq!(numbers("0-3,6"), [0, 1, 2, 3, 6]);
-        assert_eq!(numbers("4 5 \n"), [4, 5]);
-        assert_eq!(numbers("3-1,x,7-"), [] as [u16; 0]);
-        assert_eq!(numbers("0-65535").len(), usize::from(MAX_CPUS), "bounded");
-    }
 
     #[test]
     fn what_is_shown_cannot_command_a_terminal() {

@@ -3,10 +3,10 @@
 use super::{Found, FoundClock, Places};
 use crate::board::shipped;
 use crate::board::spec::BoardSpec;
-use crate::board::sysfs::find_nodes;
 use crate::board::sysfs::probes::RailSensor;
 use crate::board::sysfs::root::SysfsRoot;
 use crate::board::sysfs::thermal::ThermalSensor;
+use crate::board::sysfs::{find_nodes, members};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -25,9 +25,9 @@ pub struct Nearest {
     pub unused: Vec<String>,
     #[serde(skip)]
     pub(super) spec: BoardSpec,
-    /// Where each of its clock domains was found.
+    /// Where the policies or the device of each of its clock domains were found.
     #[serde(skip)]
-    directories: Vec<Option<PathBuf>>,
+    directories: Vec<Vec<PathBuf>>,
 }
 
 /// The board file that fits best: by `compatible`, the board's most specific name first; else, among those that
@@ -57,10 +57,11 @@ pub fn nearest(places: &Places, found: &Found) -> Option<Nearest> {
 
 fn compare(root: &SysfsRoot, found: &Found, spec: BoardSpec, because: String) -> Nearest {
     let mut absent = Vec::new();
-    let mut directories = Vec::new();
+    let mut directories: Vec<Vec<PathBuf>> = Vec::new();
     for domain in &spec.domains {
         let nodes = find_nodes(root, domain);
-        directories.push(nodes.as_ref().ok().map(|nodes| nodes.directory.clone()));
+        let members = members(root, domain).into_iter().filter_map(|member| find_nodes(root, &member).ok());
+        directories.push(members.map(|nodes| nodes.directory).collect());
         absent.extend(nodes.err().map(|why| format!("domain {}: {why}", domain.name)));
     }
     for zone in &spec.zones {
@@ -74,7 +75,8 @@ fn compare(root: &SysfsRoot, found: &Found, spec: BoardSpec, because: String) ->
     if spec.battery && found.battery.is_none() {
         absent.push("battery: none".to_owned());
     }
-    let clocks = found.clocks.iter().filter(|clock| !directories.contains(&Some(clock.directory.clone())));
+    let clocks =
+        found.clocks.iter().filter(|clock| !directories.iter().flatten().any(|at| *at == clock.directory));
     let zones = found.zones.iter().filter(|zone| !spec.zones.iter().any(|known| known.name == zone.name));
     let rails = found.rails.iter().filter(|rail| !spec.rails.iter().any(|known| known.name == rail.name));
     let mut unused: Vec<String> = clocks.map(|clock| format!("clock {}", clock.node)).collect();
@@ -92,7 +94,7 @@ fn compare(root: &SysfsRoot, found: &Found, spec: BoardSpec, because: String) ->
 impl Nearest {
     /// The file's entry for a clock that was found.
     pub(super) fn domain(&self, clock: &FoundClock) -> Option<&crate::board::spec::DomainSpec> {
-        let at = self.directories.iter().position(|found| found.as_ref() == Some(&clock.directory))?;
+        let at = self.directories.iter().position(|found| found.contains(&clock.directory))?;
         self.spec.domains.get(at)
     }
 }

@@ -22,6 +22,7 @@
 
 pub(crate) mod journal;
 
+use crate::board::sysfs::settle::read_back;
 use crate::board::sysfs::{Roots, SysfsError, SysfsRoot};
 use crate::core::event::SensorFault;
 use journal::{Contents, Node, Role, StateLock};
@@ -419,7 +420,8 @@ fn judge_max(root: &SysfsRoot, node: &Node, found: Result<u64, SysfsError>) -> V
         return Verdict::PutBack(original);
     }
     // Capped, or lowered by a person: see rule 4.
-    let shown = root.write(&node.path, &node.original).and_then(|()| bound(root, node));
+    let shown = root.write(&node.path, &node.original);
+    let shown = shown.and_then(|()| read_back(&original, || bound(root, node)));
     match shown {
         Ok(shown) if shown == original => match root.write(&node.path, &found.to_string()) {
             Ok(()) => foreign(found),
@@ -439,7 +441,7 @@ fn outcome(root: &SysfsRoot, node: &Node, verdict: Verdict, goal: Option<u64>) -
         Verdict::Lost(why) => return NodeOutcome::Failed(why),
         Verdict::PutBack(original) => original,
     };
-    match bound(root, node) {
+    match read_back(&original, || bound(root, node)) {
         Ok(shown) if shown == original => NodeOutcome::Restored,
         Ok(shown) if unlimited(shown) < unlimited(original) || Some(shown) == goal => {
             NodeOutcome::Limited(shown.to_string())

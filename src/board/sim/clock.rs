@@ -38,7 +38,11 @@ pub enum WriteError {
 enum Rule {
     Highest,
     Lowest,
-    Set(Kilohertz),
+    /// What the governor `userspace` was told, if it was, and else where the clock was when it started.
+    Set {
+        asked: Option<Kilohertz>,
+        before: Kilohertz,
+    },
     /// Highest while a unit of the domain is busy, lowest when it has been idle for a while.
     Dynamic,
 }
@@ -112,6 +116,14 @@ impl Domain {
         &self.governor
     }
 
+    /// What was asked of the governor `userspace` since it started.
+    pub(super) fn speed(&self) -> Option<Kilohertz> {
+        match self.rule {
+            Rule::Set { asked, .. } => asked,
+            _ => None,
+        }
+    }
+
     pub(super) fn capped(&self) -> bool {
         self.cap + 1 < self.opps.len()
     }
@@ -157,7 +169,11 @@ impl Domain {
         let wanted = match self.rule {
             Rule::Highest => bounds.max,
             Rule::Lowest => bounds.min,
-            Rule::Set(clock) => Kilohertz(clock.0.clamp(bounds.min.0, bounds.max.0)),
+            Rule::Set { asked, before } => {
+                let wanted = asked.unwrap_or(before);
+                let above = self.at_least(Kilohertz(wanted.0.clamp(bounds.min.0, bounds.max.0)));
+                above.min(bounds.max)
+            }
             Rule::Dynamic if self.busy => bounds.max,
             Rule::Dynamic if now.since(self.idle_since) >= self.governor_idle => bounds.min,
             // Just fallen idle: stays where it is heading, within the bounds.
@@ -225,7 +241,7 @@ impl Domain {
         let no_limit = self.interface == DomainInterface::Devfreq && clock == Kilohertz::ZERO;
         match bound {
             Bound::Min => self.request.min = clock,
-            Bound::Max if no_limit => self.request.max = Kilohertz(i32::MAX.unsigned_abs()),
+            Bound::Max if no_limit => self.request.max = Kilohertz::MAX,
             Bound::Max => self.request.max = clock,
         }
         self.retarget(now);
@@ -246,7 +262,7 @@ impl Domain {
         self.rule = match name {
             "performance" => Rule::Highest,
             "powersave" => Rule::Lowest,
-            "userspace" => Rule::Set(self.current),
+            "userspace" => Rule::Set { asked: None, before: self.current },
             _ => Rule::Dynamic,
         };
         name.clone_into(&mut self.governor);
@@ -254,8 +270,8 @@ impl Domain {
 
     /// Writes `scaling_setspeed` or `userspace/set_freq`.
     pub(super) fn set_speed(&mut self, now: Timestamp, clock: Kilohertz) -> Result<(), WriteError> {
-        let Rule::Set(_) = self.rule else { return Err(WriteError::Invalid) };
-        self.rule = Rule::Set(clock);
+        let Rule::Set { asked, .. } = &mut self.rule else { return Err(WriteError::Invalid) };
+        *asked = Some(clock);
         self.retarget(now);
         Ok(())
     }

@@ -3,49 +3,27 @@
 //! Nothing under hwmon is ever written.
 
 use super::clock::ClockNodes;
+use super::control::{Control, Raw, Refusal, originals, read};
 use super::others::Others;
 use super::root::{SysfsError, SysfsRoot};
 use super::settings::Settings;
-use super::{find_nodes, highest};
+use super::settle::read_back;
+use super::{highest, members};
 use crate::board::Actuator;
 use crate::board::panel::Panel;
 use crate::board::restore::journal::{Journal, Node, Role, StateLock};
 use crate::board::restore::{
-    JournalFate, NodeOutcome, RestoreError, RestoreReport, max_first, put_back, restore_left_over, settle,
-    unlimited,
+    JournalFate, NodeOutcome, NodeReport, RestoreError, RestoreReport, max_first, put_back,
+    restore_left_over, settle, unlimited,
 };
 use crate::board::spec::DomainSpec;
 use crate::core::event::{Applied, ApplyReport, ClockBounds, SensorFault, Setpoints};
-use crate::units::Kilohertz;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The governor under which a clock is set directly.
 const USERSPACE: &str = "userspace";
-
-/// Why a setpoint was not applied.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("{0}")]
-    NotThere(String),
-    #[error("{min} to {max} asked: expected bounds above 0, min at most max")]
-    Nonsense { min: Kilohertz, max: Kilohertz },
-    #[error(transparent)]
-    Node(#[from] SysfsError),
-    #[error("no clock is changed that cannot be recorded first: {0}")]
-    Unrecorded(#[from] RestoreError),
-}
-
-impl Refusal {
-    fn fault(&self) -> SensorFault {
-        match self {
-            Self::NotThere(_) => SensorFault::Missing,
-            Self::Nonsense { .. } => SensorFault::Implausible,
-            Self::Node(error) => error.fault(),
-            Self::Unrecorded(_) => SensorFault::Io,
-        }
-    }
-}
 
 /// Writes bounds to the sysfs tree, and puts back what was there: on [`Actuator::restore`], on drop, and
 /// at the next start if the process had no chance to.
@@ -54,7 +32,10 @@ pub struct SysfsActuator {
     root: SysfsRoot,
     boot: Option<String>,
     lock: StateLock,
-    domains: Vec<Control>,
+    /// One for each policy or device.
+    controls: Vec<Control>,
+    /// By domain: which of them are its.
+    domains: Vec<Range<usize>>,
     held: Settings,
     journal: Option<Journal>,
     left_over: RestoreReport,
@@ -68,27 +49,6 @@ pub(super) struct Opened<'a> {
     pub(super) domains: &'a [DomainSpec],
     pub(super) held: Settings,
     pub(super) panel: Arc<Panel>,
-}
-
-/// One clock domain.
-#[derive(Debug)]
-struct Control {
-    spec: DomainSpec,
-    nodes: Option<ClockNodes>,
-    /// Raw operating points, ascending.
-    points: Vec<u64>,
-    fault: Option<SensorFault>,
-    /// Bounds that are not ours to pass.
-    others: Others,
-    /// What the nodes showed after the last setting.
-    before: Option<Raw>,
-}
-
-/// Raw bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Raw {
-    pub(super) min: u64,
-    pub(super) max: u64,
 }
 
 impl SysfsActuator {
@@ -108,8 +68,14 @@ impl SysfsActuator {
             // What is not back yet keeps its true original.
             journal = Some(Journal::create(&lock, boot.clone(), contents.nodes)?);
         }
-        let domains = domains.iter().map(|spec| Control::new(&root, spec)).collect();
-        let mut actuator = Self { root, boot, lock, domains, held, journal, left_over, panel };
+        let mut controls = Vec::new();
+        let each = |spec| {
+            let first = controls.len();
+            controls.extend(members(&root, spec).iter().map(|member| Control::new(&root, member)));
+            first..controls.len()
+        };
+        let domains = domains.iter().map(each).collect();
+        let mut actuator = Self { root, boot, lock, controls, domains, held, journal, left_over, panel };
         actuator.hold();
         Ok(actuator)
     }
@@ -133,7 +99,7 @@ impl SysfsActuator {
             self.journal = None;
         }
         // From here on the nodes are others' again.
-        for control in &mut self.domains {
+        for control in &mut self.controls {
             (control.others, control.before) = (Others::default(), None);
         }
         Ok(report)
@@ -141,6 +107,7 @@ impl SysfsActuator {
 
     /// Sets what the board file asks to be held. What does not take is said and lived without.
     fn hold(&mut self) {
+        self.held.prepare(&self.root);
         for (node, value) in self.held.wanted().to_vec() {
             let result = self.root.read(&node).map_err(Refusal::from).and_then(|original| {
                 if original == value {
@@ -165,22 +132,33 @@ impl SysfsActuator {
         self.held.hold_latency();
     }
 
+    /// Sets all policies of a domain alike.
+    fn set_domain(&mut self, domain: usize, wanted: ClockBounds) -> Applied {
+        let range = self.domains.get(domain).cloned().unwrap_or_default();
+        let several = range.len() > 1;
+        let mut each = Vec::with_capacity(range.len());
+        for index in range {
+            let result = self.set(index, wanted);
+            let control = &mut self.controls[index];
+            let applied = control.report(result);
+            each.push(if several { control.as_wanted(applied, wanted) } else { applied });
+        }
+        together(&each).unwrap_or(Applied::Refused(SensorFault::Missing))
+    }
+
     fn set(&mut self, index: usize, wanted: ClockBounds) -> Result<ClockBounds, Refusal> {
-        let control = self
-            .domains
-            .get_mut(index)
-            .ok_or_else(|| Refusal::NotThere(format!("the board has no clock domain {index}")))?;
+        let control = &mut self.controls[index];
         let nodes = control.found(&self.root).map_err(Refusal::NotThere)?;
         let wanted = control.round(&nodes, wanted)?;
         let mut found = read(&self.root, &nodes)?;
         self.notice(index, &nodes, found)?;
         let mut doubt = self.is_doubtful(index, &nodes, found);
-        let control = &self.domains[index];
+        let control = &self.controls[index];
         let mut target = control.others.keep(wanted, &control.points);
         if doubt && self.last_written(&nodes.max) != Some(target.max) {
             self.tell_cap_from_person(index, &nodes, found)?;
             (doubt, found) = (false, read(&self.root, &nodes)?);
-            let control = &self.domains[index];
+            let control = &self.controls[index];
             target = control.others.keep(wanted, &control.points);
         }
         let min_in_force = self.last_written(&nodes.min).map_or(found.min, |last| last.max(found.min));
@@ -189,18 +167,20 @@ impl SysfsActuator {
         } else {
             [(Role::Min, target.min), (Role::Max, target.max)]
         };
+        let mut expected = found;
         for (role, value) in order {
             if self.must_write(index, &nodes, role, found, value) {
                 self.write(&nodes, role, value)?;
+                *(if role == Role::Max { &mut expected.max } else { &mut expected.min }) = value;
             }
         }
-        if self.domains[index].spec.userspace {
+        if self.controls[index].spec.userspace {
             self.govern(&nodes, target)?;
         }
-        let shown = read(&self.root, &nodes)?;
+        let shown = read_back(&expected, || read(&self.root, &nodes))?;
         self.note_difference(&nodes.min, &shown.min.to_string());
         self.note_difference(&nodes.max, &shown.max.to_string());
-        let control = &mut self.domains[index];
+        let control = &mut self.controls[index];
         if !doubt {
             control.before = Some(shown);
         }
@@ -223,7 +203,7 @@ impl SysfsActuator {
     /// Takes note of bounds that are neither what was written nor what the kernel made of it, and that no cap
     /// explains: someone else has set them, and from now on they are kept to and restored.
     fn notice(&mut self, index: usize, nodes: &ClockNodes, found: Raw) -> Result<(), Refusal> {
-        let control = &self.domains[index];
+        let control = &self.controls[index];
         let Some(before) = control.before else { return Ok(()) };
         let mut others = control.others;
         let (lowest, highest) = (control.points.first().copied(), control.points.last().copied());
@@ -250,7 +230,7 @@ impl SysfsActuator {
     /// Whether the upper bound is lower than it was left, or at first sight lower than it could be: a cap of the kernel
     /// or firmware, or a person's bound.
     fn is_doubtful(&self, index: usize, nodes: &ClockNodes, found: Raw) -> bool {
-        let (control, max) = (&self.domains[index], unlimited(found.max));
+        let (control, max) = (&self.controls[index], unlimited(found.max));
         match (self.last_written(&nodes.max), control.before) {
             (Some(last), Some(before)) => max < unlimited(last) && max != unlimited(before.max),
             (None, None) if !self.is_written(&nodes.max) => {
@@ -262,17 +242,18 @@ impl SysfsActuator {
     }
 
     /// Asks for more than the node shows: under a cap it goes on showing less. If it shows what was asked for there
-    /// was none, so that someone had lowered it, to which it is put back within microseconds. (A cap that is lifted
-    /// in just these is mistaken for a person until the bound is changed again.)
+    /// was none, so that someone had lowered it, to which it is put back at once. (A cap that is lifted
+    /// in between is mistaken for a person until the bound is changed again.)
     fn tell_cap_from_person(&mut self, index: usize, nodes: &ClockNodes, found: Raw) -> Result<(), Refusal> {
-        let highest = self.domains[index].points.last().copied();
+        let highest = self.controls[index].points.last().copied();
         let Some(more) = self.last_written(&nodes.max).or(highest) else { return Ok(()) };
         self.write(nodes, Role::Max, more)?;
-        if unlimited(read(&self.root, nodes)?.max) <= unlimited(found.max) {
+        let shown = read_back(&more, || Ok::<_, SysfsError>(read(&self.root, nodes)?.max))?;
+        if unlimited(shown) <= unlimited(found.max) {
             return Ok(());
         }
         self.write(nodes, Role::Max, found.max)?;
-        let others = Others { max: Some(found.max), ..self.domains[index].others };
+        let others = Others { max: Some(found.max), ..self.controls[index].others };
         self.yield_to(index, nodes, &nodes.max, found.max, others)
     }
 
@@ -289,7 +270,7 @@ impl SysfsActuator {
         if let (Some(journal), Some(id)) = (&mut self.journal, id) {
             journal.adopt(&self.lock, id, &value.to_string())?;
         }
-        let control = &mut self.domains[index];
+        let control = &mut self.controls[index];
         control.others = others;
         let khz = |bound: Option<u64>| bound.map(|raw| nodes.unit.to_khz(raw));
         let (domain, node) = (&control.spec.name, self.root.path(node));
@@ -307,7 +288,8 @@ impl SysfsActuator {
             self.write_text(&nodes.governor, USERSPACE)?;
         }
         if pinned {
-            return Ok(self.root.write(&nodes.speed, &target.max.to_string())?);
+            let Some(speed) = &nodes.speed else { return Ok(()) };
+            return Ok(self.root.write(speed, &target.max.to_string())?);
         }
         let id = self.journal.as_ref().and_then(|journal| journal.find(&nodes.governor));
         let original =
@@ -324,7 +306,7 @@ impl SysfsActuator {
     /// capped (upper bound) or pressed down by the cap (lower bound): writing it again is no use. A
     /// bound never written may read as wanted only because of a cap, unless it is at its extreme.
     fn must_write(&self, index: usize, nodes: &ClockNodes, role: Role, found: Raw, value: u64) -> bool {
-        let extreme = self.domains[index].points.last() == Some(&value);
+        let extreme = self.controls[index].points.last() == Some(&value);
         match role {
             Role::Governor | Role::Setting => false,
             Role::Max => match self.last_written(&nodes.max) {
@@ -382,7 +364,7 @@ impl SysfsActuator {
             return Ok(());
         }
         let mut all = Vec::new();
-        for control in &self.domains {
+        for control in &self.controls {
             let Some(there) = &control.nodes else { continue };
             match originals(&self.root, &control.spec.name, there) {
                 Ok(nodes) => all.extend(nodes),
@@ -404,101 +386,11 @@ impl SysfsActuator {
     }
 }
 
-impl Control {
-    fn new(root: &SysfsRoot, spec: &DomainSpec) -> Self {
-        let mut control = Self {
-            spec: spec.clone(),
-            nodes: None,
-            points: Vec::new(),
-            fault: None,
-            others: Others::default(),
-            before: None,
-        };
-        // A domain that is not there may come later.
-        let _ = control.found(root);
-        control
-    }
-
-    fn found(&mut self, root: &SysfsRoot) -> Result<ClockNodes, String> {
-        if let Some(nodes) = &self.nodes {
-            return Ok(nodes.clone());
-        }
-        let nodes = find_nodes(root, &self.spec)?;
-        self.points = nodes.operating_points(&self.spec.opps_khz);
-        self.nodes = Some(nodes.clone());
-        Ok(nodes)
-    }
-
-    /// The raw bounds on operating points: the upper rounds down, the lower up, but not past the upper.
-    fn round(&self, nodes: &ClockNodes, wanted: ClockBounds) -> Result<Raw, Refusal> {
-        let ClockBounds { min, max } = wanted;
-        if max == Kilohertz::ZERO || min > max {
-            return Err(Refusal::Nonsense { min, max });
-        }
-        let (Some(lowest), Some(highest)) = (self.points.first(), self.points.last()) else {
-            let raw = |khz: Kilohertz| u64::from(khz.0) * nodes.unit.per_khz();
-            return Ok(Raw { min: raw(min), max: raw(max) });
-        };
-        let below = self.points.iter().rev().find(|point| nodes.unit.to_khz(**point) <= max);
-        let above = self.points.iter().find(|point| nodes.unit.to_khz(**point) >= min);
-        let max = *below.unwrap_or(lowest);
-        Ok(Raw { min: (*above.unwrap_or(highest)).min(max), max })
-    }
-
-    fn report(&mut self, result: Result<ClockBounds, Refusal>) -> Applied {
-        let fault = result.as_ref().err().map(Refusal::fault);
-        if fault != self.fault {
-            match &result {
-                Err(error) => tracing::warn!(domain = self.spec.name, %error, "clock not set"),
-                Ok(_) => tracing::info!(domain = self.spec.name, "clock follows again"),
-            }
-            self.fault = fault;
-        }
-        if fault == Some(SensorFault::Missing) {
-            (self.nodes, self.before) = (None, None);
-        }
-        match (result, fault) {
-            (Ok(bounds), _) => Applied::Bounds(bounds),
-            (Err(_), fault) => Applied::Refused(fault.unwrap_or(SensorFault::Io)),
-        }
-    }
-}
-
-fn read(root: &SysfsRoot, nodes: &ClockNodes) -> Result<Raw, SysfsError> {
-    let bound = |path: &Path| {
-        let value = nodes.unit.limits().check(root.read_number(path)?, &root.path(path))?;
-        Ok(u64::try_from(value).unwrap_or(0))
-    };
-    Ok(Raw { min: bound(&nodes.min)?, max: bound(&nodes.max)? })
-}
-
-/// A domain's nodes with what they hold now. A governor that cannot be read is left out: it is never
-/// written.
-fn originals(root: &SysfsRoot, domain: &str, nodes: &ClockNodes) -> Result<Vec<Node>, SysfsError> {
-    let found = read(root, nodes)?;
-    let node = |role, path: &Path, original: String| Node::new(domain, role, path, original);
-    let mut all = vec![
-        node(Role::Min, &nodes.min, found.min.to_string()),
-        node(Role::Max, &nodes.max, found.max.to_string()),
-    ];
-    if let Ok(governor) = root.read(&nodes.governor) {
-        all.push(node(Role::Governor, &nodes.governor, governor));
-    }
-    Ok(all)
-}
-
 impl Actuator for SysfsActuator {
     fn apply(&mut self, setpoints: &Setpoints) -> ApplyReport {
         let mut report = ApplyReport::default();
         for (index, wanted) in setpoints.domains.iter().enumerate() {
-            let applied = wanted.map(|wanted| {
-                let result = self.set(index, wanted);
-                match self.domains.get_mut(index) {
-                    Some(control) => control.report(result),
-                    None => Applied::Refused(SensorFault::Missing),
-                }
-            });
-            report.domains.push(applied);
+            report.domains.push(wanted.map(|wanted| self.set_domain(index, wanted)));
         }
         report
     }
@@ -517,24 +409,43 @@ impl Actuator for SysfsActuator {
                 NodeOutcome::AsFound | NodeOutcome::Restored | NodeOutcome::Gone => tracing::debug!("{node}"),
             }
         }
-        let mut report = ApplyReport::default();
-        for control in &mut self.domains {
+        let restored = |control: &Control| {
             let own = |path: &Path| nodes.iter().any(|node| node.path == path);
-            let there = control.nodes.clone().filter(|there| own(&there.max));
-            let applied = there.map(|there| match read(&self.root, &there) {
-                Ok(raw) => Applied::Bounds(ClockBounds {
-                    min: there.unit.to_khz(raw.min),
-                    max: there.unit.to_khz(raw.max),
-                }),
-                Err(error) => Applied::Refused(error.fault()),
-            });
-            let failed = nodes.iter().any(|node| {
+            let failed = |node: &NodeReport| {
                 node.domain == control.spec.name && matches!(node.outcome, NodeOutcome::Failed(_))
-            });
-            report.domains.push(if failed { Some(Applied::Refused(SensorFault::Io)) } else { applied });
-        }
-        report
+            };
+            if nodes.iter().any(failed) {
+                return Some(Applied::Refused(SensorFault::Io));
+            }
+            let there = control.nodes.as_ref().filter(|there| own(&there.max))?;
+            Some(match read(&self.root, there) {
+                Ok(Raw { min, max }) => {
+                    Applied::Bounds(ClockBounds { min: there.unit.to_khz(min), max: there.unit.to_khz(max) })
+                }
+                Err(error) => Applied::Refused(error.fault()),
+            })
+        };
+        let domain = |range: &Range<usize>| {
+            let each: Vec<Applied> = self.controls[range.clone()].iter().filter_map(restored).collect();
+            together(&each)
+        };
+        ApplyReport { domains: self.domains.iter().map(domain).collect() }
     }
+}
+
+/// What became of several policies: bounds that all of them keep within. Those of CPUs that are offline do not count, if
+/// others do.
+fn together(each: &[Applied]) -> Option<Applied> {
+    let offline =
+        |applied: &&Applied| matches!(applied, Applied::Refused(SensorFault::Missing | SensorFault::Busy));
+    let refused = each.iter().filter(|applied| !offline(applied)).find(|a| matches!(a, Applied::Refused(_)));
+    let bounds = each.iter().filter_map(|applied| match applied {
+        Applied::Bounds(bounds) => Some(*bounds),
+        Applied::Refused(_) => None,
+    });
+    let common =
+        bounds.reduce(|one, other| ClockBounds { min: one.min.min(other.min), max: one.max.min(other.max) });
+    refused.copied().or(common.map(Applied::Bounds)).or_else(|| each.first().copied())
 }
 
 impl Drop for SysfsActuator {

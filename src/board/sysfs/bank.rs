@@ -1,14 +1,15 @@
 //! All sensors of a board, each in a slot of its own with its latest reading. Whoever reads a slot holds it; what it
 //! showed last can be had by anyone at any time, so that a sensor that hangs holds up nobody else.
 
-use super::root::{Page, SysfsError, SysfsRoot};
+use super::root::{Page, SysfsError, SysfsRoot, page};
 use crate::board::panel::{Instrument, Instruments, Quality};
 use crate::core::event::{BatteryState, ClockState, MemoryState, Pressure, Reading, SensorFault};
 use crate::time::{Clock, Timestamp};
 use crate::units::{Microwatts, MilliCelsius, Nanos, Ppm};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 /// Vanished sensors are looked for at most this often, and less and less while they stay away.
 const LOOK_EVERY: Nanos = Nanos::from_secs(3);
@@ -18,6 +19,10 @@ const LOOK_AT_LEAST_EVERY: Nanos = Nanos::from_secs(48);
 const GOOD_FOR: Nanos = Nanos::from_secs(1);
 /// The same for what changes slowly.
 const SLOWLY_GOOD_FOR: Nanos = Nanos::from_secs(10);
+
+/// How long a sensor may take to answer when it is looked over for the first time, and how many may not answer.
+const PATIENCE: Duration = Duration::from_millis(200);
+const MAX_SILENT: usize = 4;
 
 /// What a sensor gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,10 +307,40 @@ impl Bank {
         Self { root, clock, slots, looking }
     }
 
-    /// Sensors that are there but cannot be read, with the reason.
-    pub(crate) fn complaints(&self, buffer: &mut Page) -> Vec<String> {
-        let now = self.clock.now();
-        self.slots.iter().filter_map(|slot| slot.complaint(now, buffer)).collect()
+    /// Sensors that are there but cannot be read, with the reason. One that does not answer is left to the thread that
+    /// asked it, which holds nobody else up.
+    pub(crate) fn complaints(self: &Arc<Self>) -> Vec<String> {
+        let mut found = Vec::new();
+        let (mut next, mut silent) = (0, 0);
+        while next < self.slots.len() && silent < MAX_SILENT {
+            let Some(answers) = self.ask(next) else { break };
+            while let Ok(complaint) = answers.recv_timeout(PATIENCE) {
+                found.extend(complaint);
+                next += 1;
+            }
+            if let Some(slot) = self.slots.get(next) {
+                found.push(format!("{}: does not answer", slot.name));
+                (next, silent) = (next + 1, silent + 1);
+            }
+        }
+        found
+    }
+
+    /// Has all sensors from one on asked for complaints, in their order.
+    fn ask(self: &Arc<Self>, from: usize) -> Option<mpsc::Receiver<Option<String>>> {
+        let (tell, answers) = mpsc::sync_channel(self.slots.len());
+        let bank = Arc::clone(self);
+        let ask = move || {
+            let mut buffer = Box::new(page());
+            for slot in bank.slots.iter().skip(from) {
+                if tell.send(slot.complaint(bank.clock.now(), &mut buffer)).is_err() {
+                    // Somebody else was asked in its place.
+                    return;
+                }
+            }
+        };
+        let asked = std::thread::Builder::new().name("wattd-reader-first".to_owned()).spawn(ask);
+        asked.inspect_err(|error| tracing::warn!(%error, "sensors are not looked over")).ok().map(|_| answers)
     }
 
     /// Looks for vanished sensors if it is time: soon after one vanished, then less and less often.

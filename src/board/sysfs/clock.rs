@@ -54,8 +54,9 @@ pub(crate) struct ClockNodes {
     pub(crate) max: PathBuf,
     /// Governor.
     pub(crate) governor: PathBuf,
-    /// The clock under the `userspace` governor.
-    pub(crate) speed: PathBuf,
+    /// The clock under the `userspace` governor. devfreq makes a node for it when that governor starts, which only root
+    /// may write; there both bounds hold the clock.
+    pub(crate) speed: Option<PathBuf>,
     /// Unit of all of them.
     pub(crate) unit: FrequencyUnit,
     /// The kernel's operating points, raw and ascending; empty if it shows none.
@@ -65,6 +66,11 @@ pub(crate) struct ClockNodes {
 }
 
 impl ClockNodes {
+    /// The highest clock of the hardware, raw, where the kernel shows one.
+    pub(crate) fn top(&self) -> Option<u64> {
+        self.table.last().copied().or(self.range.map(|(_, most)| most))
+    }
+
     /// The raw operating points: the kernel's; else those of the board file that the hardware can do;
     /// else evenly spaced ones over what it can do.
     pub(crate) fn operating_points(&self, from_file: &[u32]) -> Vec<u64> {
@@ -98,9 +104,9 @@ fn made_up(least: u64, most: u64, grid: u64) -> Vec<u64> {
     points
 }
 
-/// Reads a domain's clock and bounds.
+/// Reads the clock and bounds of a policy or a device.
 #[derive(Debug)]
-pub(crate) struct ClockSensor {
+pub(crate) struct PolicySensor {
     current: Attribute,
     min: Attribute,
     max: Attribute,
@@ -108,7 +114,7 @@ pub(crate) struct ClockSensor {
     highest: Kilohertz,
 }
 
-impl ClockSensor {
+impl PolicySensor {
     /// For the nodes of a domain whose highest operating point is `highest`.
     pub(crate) fn new(root: &SysfsRoot, nodes: &ClockNodes, highest: Kilohertz) -> Self {
         Self {
@@ -120,13 +126,8 @@ impl ClockSensor {
         }
     }
 
-    /// Where it is read.
-    pub(crate) fn source(&self) -> &Path {
-        self.current.path()
-    }
-
     /// Clock and bounds; an upper bound of 0 means none.
-    pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<ClockState, SysfsError> {
+    fn sample(&mut self, buffer: &mut Page) -> Result<ClockState, SysfsError> {
         let limits = self.unit.limits();
         let mut read = |attribute: &mut Attribute| {
             let raw = attribute.within(limits, buffer)?;
@@ -139,6 +140,55 @@ impl ClockSensor {
             Kilohertz::ZERO => Kilohertz::MAX,
             bound => bound,
         };
+        Ok(ClockState { current, min, max })
+    }
+}
+
+/// Reads a domain's clock and bounds. Of many policies it looks at the first and at one of the others, in turn, so that
+/// a sweep takes no longer for them.
+#[derive(Debug)]
+pub(crate) struct ClockSensor {
+    /// At least one.
+    policies: Vec<PolicySensor>,
+    /// By policy: what it showed when it was last looked at.
+    shown: Vec<Option<ClockState>>,
+    next: usize,
+}
+
+impl ClockSensor {
+    /// Of these policies, of which there is at least one.
+    pub(crate) fn new(policies: Vec<PolicySensor>) -> Self {
+        Self { shown: vec![None; policies.len()], policies, next: 0 }
+    }
+
+    /// Where it is read.
+    pub(crate) fn source(&self) -> &Path {
+        self.policies[0].current.path()
+    }
+
+    /// The highest clock that was seen, within the bounds that all policies have in common.
+    ///
+    /// # Errors
+    /// Those of the first policy, if the other that was looked at cannot be read either.
+    pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<ClockState, SysfsError> {
+        let first = self.policies[0].sample(buffer);
+        self.shown[0] = first.as_ref().ok().copied();
+        let mut seen = self.shown[0];
+        if self.policies.len() > 1 {
+            self.next = self.next % (self.policies.len() - 1) + 1;
+            // Its CPU may be offline.
+            let other = self.policies[self.next].sample(buffer).ok();
+            self.shown[self.next] = other;
+            seen = seen.into_iter().chain(other).max_by_key(|state| state.current);
+        }
+        let Some(ClockState { current, .. }) = seen else { return first };
+        let states =
+            || self.policies.iter().zip(&self.shown).filter_map(|(policy, shown)| Some((policy, (*shown)?)));
+        // One that is at its highest clock is no bound for those that go higher.
+        let bounded = states().filter(|(policy, state)| state.max < policy.highest);
+        let open = states().map(|(_, state)| state.max).max().unwrap_or(current);
+        let max = bounded.map(|(_, state)| state.max).min().unwrap_or(open);
+        let min = states().map(|(_, state)| state.min).min().unwrap_or(current);
         Ok(ClockState { current, min, max })
     }
 }

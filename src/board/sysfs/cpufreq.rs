@@ -2,24 +2,27 @@
 
 use super::clock::{ClockNodes, FrequencyUnit};
 use super::root::{Limits, SysfsRoot, parse_clocks};
+use crate::board::cpus::CpuSet;
 use std::path::{Path, PathBuf};
 
 const CLASS: &str = "devices/system/cpu/cpufreq";
 
 /// The policy whose first CPU is `cpu`, or else the one that the CPU belongs to.
 pub(crate) fn find(root: &SysfsRoot, cpu: &str) -> Result<ClockNodes, String> {
+    let found = directory(root, cpu).map(|directory| nodes(root, directory));
+    found.ok_or_else(|| format!("no cpufreq policy holds CPU {cpu} under {}", root.path(CLASS).display()))
+}
+
+fn directory(root: &SysfsRoot, cpu: &str) -> Option<PathBuf> {
     let named = Path::new(CLASS).join(format!("policy{cpu}"));
     if root.exists(named.join("scaling_max_freq")) {
-        return Ok(nodes(root, named));
+        return Some(named);
     }
-    for name in root.list(CLASS) {
-        let directory = Path::new(CLASS).join(&name);
-        let Ok(cpus) = root.read(directory.join("related_cpus")) else { continue };
-        if cpus.split_ascii_whitespace().any(|related| related == cpu) {
-            return Ok(nodes(root, directory));
-        }
-    }
-    Err(format!("no cpufreq policy holds CPU {cpu} under {}", root.path(CLASS).display()))
+    let directories = root.list(CLASS).into_iter().map(|name| Path::new(CLASS).join(name));
+    directories.into_iter().find(|directory| {
+        let cpus = root.read(directory.join("related_cpus")).unwrap_or_default();
+        cpus.split_ascii_whitespace().any(|related| related == cpu)
+    })
 }
 
 /// Every policy whose bounds are there.
@@ -28,6 +31,19 @@ pub(crate) fn all(root: &SysfsRoot) -> Vec<ClockNodes> {
     let directories = policies.map(|entry| Path::new(CLASS).join(entry));
     let usable = directories.filter(|directory| root.exists(directory.join("scaling_max_freq")));
     usable.map(|directory| nodes(root, directory)).collect()
+}
+
+/// Numbers of the policies that the CPUs of a set belong to, ascending; none if none is there.
+pub(crate) fn policies(root: &SysfsRoot, cpus: &CpuSet) -> Vec<u16> {
+    let number = |directory: &Path| directory.file_name()?.to_str()?.strip_prefix("policy")?.parse().ok();
+    let directories: Vec<PathBuf> = match cpus {
+        CpuSet::All => all(root).into_iter().map(|nodes| nodes.directory).collect(),
+        CpuSet::Of(cpus) => cpus.iter().filter_map(|cpu| directory(root, &cpu.to_string())).collect(),
+    };
+    let mut found: Vec<u16> = directories.iter().filter_map(|directory| number(directory)).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 fn nodes(root: &SysfsRoot, directory: PathBuf) -> ClockNodes {
@@ -45,7 +61,7 @@ fn nodes(root: &SysfsRoot, directory: PathBuf) -> ClockNodes {
         min: directory.join("scaling_min_freq"),
         max: directory.join("scaling_max_freq"),
         governor: directory.join("scaling_governor"),
-        speed: directory.join("scaling_setspeed"),
+        speed: Some(directory.join("scaling_setspeed")),
         directory,
         unit: FrequencyUnit::Kilohertz,
         table,

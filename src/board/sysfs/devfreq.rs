@@ -62,7 +62,7 @@ fn nodes(root: &SysfsRoot, name: &str) -> ClockNodes {
         min: directory.join("min_freq"),
         max: directory.join("max_freq"),
         governor: directory.join("governor"),
-        speed: directory.join("userspace/set_freq"),
+        speed: None,
         directory,
         unit: FrequencyUnit::Hertz,
         table,

@@ -10,11 +10,18 @@ use super::root::{Attribute, Limits, Page, SysfsError, SysfsRoot, plausible_powe
 use crate::time::Timestamp;
 use crate::units::Microwatts;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 const CLASS: &str = "class/hwmon";
 /// Channels of one chip that are looked at.
 const MAX_CHANNEL: u32 = 32;
+
+/// Channels of a chip that may be rails. What an INA3221 shows beyond its three are the voltages of their shunts, and
+/// sums, under numbers that fit each other by chance.
+fn channels(chip: &str) -> RangeInclusive<u32> {
+    if chip == "ina3221" { 1..=3 } else { 0..=MAX_CHANNEL }
+}
 
 /// A rail of a chip that is not woken for it.
 #[derive(Debug)]
@@ -45,7 +52,7 @@ impl HwmonRail {
     pub(crate) fn find(root: &SysfsRoot, chip: &str, label: &str) -> Result<Self, String> {
         let chips = chips(root, chip);
         for directory in &chips {
-            if let Some(meter) = channel(root, directory, label) {
+            if let Some(meter) = channel(root, directory, label, channels(chip)) {
                 return Ok(Self { gate: Gate::find(root, directory.join("device")), meter });
             }
         }
@@ -108,7 +115,7 @@ pub(crate) fn all(root: &SysfsRoot) -> Vec<Channel> {
             continue;
         }
         let nodes: BTreeSet<String> = root.list(&directory).into_iter().collect();
-        let labels = (0..=MAX_CHANNEL).filter_map(|n| label_of(root, &directory, &nodes, &chip, n));
+        let labels = channels(&chip).filter_map(|n| label_of(root, &directory, &nodes, &chip, n));
         let rails = labels.filter(|label| !is_no_rail(label));
         found.extend(rails.map(|label| Channel { chip: chip.clone(), label }));
     }
@@ -133,9 +140,11 @@ fn label_of(
         return Some(given.unwrap_or_else(|| format!("power{n}")));
     }
     if has("in", "input") && has("curr", "input") {
-        // Without a label, a voltage and a current of one number belong together on power monitors only.
+        // Without a label, a voltage and a current of one number belong together on power monitors only; a channel that
+        // is switched off, too, is not connected.
+        let off = root.read(directory.join(format!("in{n}_enable"))).is_ok_and(|state| state == "0");
         let given = label("in").or_else(|| label("curr"));
-        return given.or_else(|| chip.starts_with("ina").then(|| format!("in{n}")));
+        return given.or_else(|| (chip.starts_with("ina") && !off).then(|| format!("in{n}")));
     }
     has("energy", "input").then(|| label("energy").unwrap_or_else(|| format!("energy{n}")))
 }
@@ -149,7 +158,7 @@ pub(crate) fn chips(root: &SysfsRoot, chip: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<Meter> {
+fn channel(root: &SysfsRoot, chip: &Path, label: &str, channels: RangeInclusive<u32>) -> Option<Meter> {
     let node = |name: String| {
         let path = chip.join(name);
         root.exists(&path).then(|| root.attribute(path))
@@ -171,7 +180,7 @@ fn channel(root: &SysfsRoot, chip: &Path, label: &str) -> Option<Meter> {
         let counter = node(format!("energy{n}_input"))?;
         Some(Meter::Energy(EnergyRate::new(counter, None)))
     };
-    for n in 0..=MAX_CHANNEL {
+    for n in channels {
         let found = if labelled("power", n) {
             power(n)
         } else if labelled("in", n) || labelled("curr", n) {

@@ -9,6 +9,7 @@ mod actuate;
 mod bank;
 pub(crate) mod battery;
 pub(crate) mod clock;
+mod control;
 pub(crate) mod cpufreq;
 pub(crate) mod devfreq;
 mod drm;
@@ -27,6 +28,7 @@ mod raspberry;
 pub(crate) mod root;
 mod sampler;
 mod settings;
+pub(crate) mod settle;
 mod telemetry;
 pub(crate) mod thermal;
 
@@ -36,6 +38,7 @@ pub use sampler::Sampler;
 pub use telemetry::SysfsTelemetry;
 
 use crate::board::check::{self, Problem};
+use crate::board::cpus::CpuSet;
 use crate::board::panel::Panel;
 use crate::board::restore::{RestoreError, boot_id};
 use crate::board::spec::{BoardSpec, DomainInterface, DomainSpec};
@@ -43,6 +46,7 @@ use crate::core::catalog::Board;
 use crate::time::Clock;
 use crate::units::Kilohertz;
 use clock::ClockNodes;
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,7 +151,8 @@ impl SysfsBoard {
                 let at = root.path(&nodes.directory);
                 missing.push(format!("domain {}: no operating points in {}", domain.name, at.display()));
             }
-            let refused = unwritable(&root, &nodes);
+            let nodes = members(&root, file).into_iter().filter_map(|member| find_nodes(&root, &member).ok());
+            let refused = nodes.into_iter().find_map(|nodes| unwritable(&root, &nodes));
             observed += usize::from(refused.is_some());
             missing.extend(refused.map(|why| format!("domain {}: {why}", domain.name)));
         }
@@ -158,7 +163,7 @@ impl SysfsBoard {
         let machine = roots.machine.as_ref().map(SysfsRoot::new);
         let at = telemetry::Where { root: &root, proc: &proc, machine: machine.as_ref() };
         let panel = Arc::new(Panel::default());
-        let mut telemetry = SysfsTelemetry::open(spec, &at, clock, Arc::clone(&panel), &mut missing);
+        let telemetry = SysfsTelemetry::open(spec, &at, clock, Arc::clone(&panel), &mut missing);
         missing.extend(telemetry.unreadable());
         let held = settings::Settings::find(&spec.hold, &spec.domains, &root, &proc, machine.as_ref());
         missing.extend(held.missing.iter().cloned());
@@ -242,10 +247,39 @@ fn unwritable(root: &SysfsRoot, nodes: &ClockNodes) -> Option<String> {
     Some(format!("{} cannot be set by this user: {source}", path.display()))
 }
 
-/// A clock domain's nodes.
+/// A clock domain as the domains of one policy each that it is made of, those that go highest first: at least one, which
+/// may not be there. Where the kernel shows no operating points, all have those of the first, as far as they go.
+pub(crate) fn members(root: &SysfsRoot, domain: &DomainSpec) -> Vec<DomainSpec> {
+    if domain.interface == DomainInterface::Devfreq {
+        return vec![domain.clone()];
+    }
+    let cpus = CpuSet::parse(&domain.select).unwrap_or(CpuSet::All);
+    let policies = cpufreq::policies(root, &cpus).into_iter();
+    let mut found: Vec<(u16, ClockNodes)> = policies
+        .filter_map(|policy| Some((policy, cpufreq::find(root, &policy.to_string()).ok()?)))
+        .collect();
+    found.sort_by_key(|(policy, nodes)| (Reverse(nodes.top()), *policy));
+    let member = |policy: u16| DomainSpec { select: policy.to_string(), ..domain.clone() };
+    match found.as_slice() {
+        [] => vec![member(if let CpuSet::Of(cpus) = cpus { cpus[0] } else { 0 })],
+        [(policy, _)] => vec![member(*policy)],
+        [(_, highest), ..] => {
+            let points = highest.operating_points(&domain.opps_khz);
+            let opps_khz: Vec<u32> = points.iter().map(|raw| highest.unit.to_khz(*raw).0).collect();
+            let named = |(policy, _): &(u16, ClockNodes)| DomainSpec {
+                name: format!("{} (policy{policy})", domain.name),
+                opps_khz: opps_khz.clone(),
+                ..member(*policy)
+            };
+            found.iter().map(named).collect()
+        }
+    }
+}
+
+/// A clock domain's nodes; those of its highest policy, if it has several.
 pub(crate) fn find_nodes(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockNodes, String> {
     match domain.interface {
-        DomainInterface::Cpufreq => cpufreq::find(root, &domain.select),
+        DomainInterface::Cpufreq => cpufreq::find(root, &members(root, domain)[0].select),
         DomainInterface::Devfreq => devfreq::find(root, &domain.select),
     }
 }

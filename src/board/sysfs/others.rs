@@ -1,6 +1,6 @@
 //! Other masters of the clocks: nvpmodel, power-profiles-daemon, TuneD, thermald, a person. What they set is kept to.
 
-use super::actuate::Raw;
+use super::control::Raw;
 
 /// Bounds that someone else has set on a domain, raw; `None` where they leave all open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

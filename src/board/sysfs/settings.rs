@@ -2,7 +2,7 @@
 //! originals are in the same journal as the clocks', and come back as they do.
 
 use super::root::SysfsRoot;
-use super::{SysfsError, find_nodes};
+use super::{SysfsError, find_nodes, members};
 use crate::board::spec::{DomainInterface, DomainSpec, HoldSpec};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,15 +10,20 @@ use std::path::{Path, PathBuf};
 
 /// A period of `cpu.max` in microseconds: the kernel's default.
 const PERIOD_US: u32 = 100_000;
+/// What is switched on for the parts of a cgroup, and the daemon's part.
+const SUBTREE: &str = "cgroup.subtree_control";
+const PART: &str = "daemon";
 const LATENCY: &str = "dev/cpu_dma_latency";
 
 /// What is to be held and where.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     wanted: Vec<(PathBuf, String)>,
+    /// The daemon's cgroup, if it may divide it.
+    delegated: Option<PathBuf>,
     latency: Option<(PathBuf, i32)>,
-    /// The kernel holds the latency for as long as the file is open.
-    _open: Option<File>,
+    /// The kernel holds the latency for as long as this is open.
+    held: Option<File>,
     /// What cannot be held, and why: a sentence each.
     pub(super) missing: Vec<String>,
 }
@@ -51,7 +56,7 @@ impl Settings {
         for (node, value) in cgroup {
             let Some(value) = value else { continue };
             match own_cgroup(proc) {
-                Some(group) => settings.add(root, "hold", group.join(node), value),
+                Some(group) => settings.cgroup(root, &group, node, value),
                 None => settings.missing.push(format!("hold: {node}: no cgroup of version 2")),
             }
         }
@@ -68,15 +73,37 @@ impl Settings {
 
     fn epp(&mut self, epp: &str, domains: &[DomainSpec], root: &SysfsRoot) {
         for domain in domains.iter().filter(|domain| domain.interface == DomainInterface::Cpufreq) {
-            let Ok(nodes) = find_nodes(root, domain) else { continue };
-            let offered = root.read(nodes.directory.join("energy_performance_available_preferences"));
-            let offered = offered.unwrap_or_default();
-            if !offered.is_empty() && !offered.split_ascii_whitespace().any(|known| known == epp) {
-                self.missing.push(format!("hold.epp = {epp:?}: domain {} offers {offered}", domain.name));
-                continue;
+            let complaints = self.missing.len();
+            for policy in members(root, domain) {
+                self.preference(epp, &policy, root);
+                // What one of many policies lacks the others lack too.
+                if self.missing.len() > complaints {
+                    break;
+                }
             }
+        }
+    }
+
+    fn preference(&mut self, epp: &str, policy: &DomainSpec, root: &SysfsRoot) {
+        let Ok(nodes) = find_nodes(root, policy) else { return };
+        let offered = root.read(nodes.directory.join("energy_performance_available_preferences"));
+        let offered = offered.unwrap_or_default();
+        if offered.is_empty() || offered.split_ascii_whitespace().any(|known| known == epp) {
             let node = nodes.directory.join("energy_performance_preference");
             self.add(root, "hold.epp", node, epp.to_owned());
+        } else {
+            self.missing.push(format!("hold.epp = {epp:?}: domain {} offers {offered}", policy.name));
+        }
+    }
+
+    /// A limit of the daemon's cgroup, or, where systemd has delegated that to it, of a part that it makes for itself.
+    fn cgroup(&mut self, root: &SysfsRoot, group: &Path, node: &str, value: String) {
+        let own = group.join(node);
+        if root.may_write(&own).is_err() && root.may_write(group.join(SUBTREE)).is_ok() {
+            self.delegated = Some(group.to_owned());
+            self.wanted.push((group.join(PART).join(node), value));
+        } else {
+            self.add(root, "hold", own, value);
         }
     }
 
@@ -95,13 +122,33 @@ impl Settings {
         &self.wanted
     }
 
+    /// Moves this process into a part of its delegated cgroup, since limits can be set on parts alone. Both end with the
+    /// service.
+    pub(super) fn prepare(&self, root: &SysfsRoot) {
+        let Some(group) = &self.delegated else { return };
+        let part = group.join(PART);
+        // A part that is there already is one of an earlier start.
+        if let Err(error) = std::fs::create_dir_all(root.path(&part)) {
+            tracing::warn!(%error, group = %part.display(), "CPU time is not limited");
+            return;
+        }
+        for (node, value) in [
+            (part.join("cgroup.procs"), std::process::id().to_string()),
+            (group.join(SUBTREE), "+cpu".to_owned()),
+        ] {
+            if let Err(error) = root.write(&node, &value) {
+                tracing::warn!(%error, "CPU time is not limited");
+            }
+        }
+    }
+
     /// Tells the kernel how soon CPUs must wake up, until this is dropped.
     pub(super) fn hold_latency(&mut self) {
-        let Some((path, us)) = &self.latency else { return };
+        let Some((path, us)) = self.latency.as_ref().filter(|_| self.held.is_none()) else { return };
         match hold_latency(path, *us) {
             Ok(file) => {
                 tracing::info!(node = %path.display(), us, "held");
-                self._open = Some(file);
+                self.held = Some(file);
             }
             Err(error) => tracing::warn!(node = %path.display(), us, %error, "not held"),
         }
@@ -109,7 +156,7 @@ impl Settings {
 
     /// Lets go of the latency.
     pub(super) fn release_latency(&mut self) {
-        self._open = None;
+        self.held = None;
     }
 }
 

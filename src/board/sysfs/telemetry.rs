@@ -2,7 +2,7 @@
 
 use super::bank::{Bank, Find, Probe, Slot, Value};
 use super::battery::BatterySensor;
-use super::clock::ClockSensor;
+use super::clock::{ClockSensor, PolicySensor};
 use super::drm::OwnGpuTime;
 use super::load::LoadSensor;
 use super::memory::MemorySensor;
@@ -13,7 +13,7 @@ use super::psi::PressureSensor;
 use super::raspberry::{PmicSensor, ThrottledSensor, VoltageAlarm, throttled};
 use super::root::{Page, SysfsRoot, page};
 use super::thermal::{self, ThermalSensor};
-use super::{find_nodes, highest};
+use super::{find_nodes, highest, members};
 use crate::board::Telemetry;
 use crate::board::panel::{Alarm, Panel};
 use crate::board::spec::{BoardSpec, DomainSpec};
@@ -69,9 +69,13 @@ fn boxed<S: Probe + 'static>(sensor: S) -> Box<dyn Probe> {
 }
 
 fn find_clock(root: &SysfsRoot, domain: &DomainSpec) -> Result<ClockSensor, String> {
-    let nodes = find_nodes(root, domain)?;
-    let points = nodes.operating_points(&domain.opps_khz);
-    Ok(ClockSensor::new(root, &nodes, highest(&nodes, &points)))
+    let mut policies = Vec::new();
+    for member in members(root, domain) {
+        let nodes = find_nodes(root, &member)?;
+        let points = nodes.operating_points(&domain.opps_khz);
+        policies.push(PolicySensor::new(root, &nodes, highest(&nodes, &points)));
+    }
+    Ok(ClockSensor::new(policies))
 }
 
 /// The sensors that the board file names.
@@ -172,8 +176,8 @@ impl SysfsTelemetry {
     }
 
     /// Sensors that are there but cannot be read, with the reason.
-    pub(super) fn unreadable(&mut self) -> Vec<String> {
-        self.bank.complaints(&mut self.buffer)
+    pub(super) fn unreadable(&self) -> Vec<String> {
+        self.bank.complaints()
     }
 
     /// What the slots show now, in the order of the board's tables.

@@ -168,6 +168,10 @@ pub fn table(heads: &[&str]) -> Table {
         .load_style(UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
+    // A serial line is a terminal that has no size.
+    if table.width() == Some(0) {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
     table
 }
 

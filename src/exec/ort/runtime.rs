@@ -101,6 +101,12 @@ pub fn disable_telemetry() -> Result<(), TelemetryError> {
     Ok(())
 }
 
+/// The runtime of the checkout that a program was built in.
+fn of_checkout(program: &Path) -> Option<PathBuf> {
+    let target = program.ancestors().find(|folder| folder.ends_with("target"))?;
+    Some(target.parent()?.join(".wattd/onnxruntime"))
+}
+
 /// Where to look for the library.
 #[derive(Debug, Clone, Default)]
 pub struct LibraryCandidates {
@@ -120,10 +126,13 @@ impl LibraryCandidates {
         Self { configured, environment: std::env::var_os(LIBRARY_VARIABLE), folders }
     }
 
-    /// The same with the folders of an installed daemon.
+    /// The same with the folders of an installed daemon; for a program that was built in a checkout, what `scripts/setup`
+    /// put there first.
     #[must_use]
     pub fn installed(configured: Option<PathBuf>) -> Self {
-        let folders = ["/usr/lib/wattd", "/usr/local/lib/wattd"].map(PathBuf::from).to_vec();
+        let installed = ["/usr/lib/wattd", "/usr/local/lib/wattd"].map(PathBuf::from);
+        let program = std::env::current_exe().unwrap_or_default();
+        let folders = of_checkout(&program).into_iter().chain(installed).collect();
         Self::from_environment(configured, folders)
     }
 
@@ -418,6 +427,13 @@ mod tests {
         }
         let error = OrtRuntime::load(&configured(Path::new("/no/such/lib.so"))).unwrap_err().to_string();
         assert!(error.contains("/no/such/lib.so ([runtime] library): "), "{error}");
+    }
+
+    #[test]
+    fn a_program_of_a_checkout_has_its_runtime_there() {
+        let at = |program: &str| of_checkout(Path::new(program));
+        assert_eq!(at("/src/wattd/target/debug/wattctl"), Some("/src/wattd/.wattd/onnxruntime".into()));
+        assert_eq!(at("/usr/bin/wattctl"), None);
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Plant {
         self.domains[domain.index()].governor()
     }
 
+    /// What was asked of a domain's governor `userspace` since it started.
+    ///
+    /// # Panics
+    /// If the board has no such domain.
+    #[must_use]
+    pub fn speed(&self, domain: DomainId) -> Option<Kilohertz> {
+        self.domains[domain.index()].speed()
+    }
+
     /// Sets the governor of a domain.
     ///
     /// # Errors

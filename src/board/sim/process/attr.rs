@@ -97,6 +97,12 @@ impl Attr {
             }
             Self::Rail(rail, _) => Sensor::Rail(*rail),
             Self::Clock(domain, ClockNode::Current, _) => Sensor::Domain(*domain),
+            // The kernel makes this node when the governor starts.
+            Self::Clock(domain, ClockNode::SetSpeed, _)
+                if plant.spec().domains[domain.index()].interface == DomainInterface::Devfreq =>
+            {
+                return plant.governor(*domain) == "userspace";
+            }
             Self::Battery(BatteryNode::EnergyNow) => Sensor::Battery,
             _ => return true,
         };
@@ -132,15 +138,13 @@ impl Attr {
         match self {
             Self::Clock(domain, node, _) => write_clock(plant, now, *domain, *node, text),
             Self::Rail(rail, RailNode::Enable) => {
-                let failure = match kstrtoul(text)? {
-                    0 => Some(SensorFailure::NoData),
-                    1 => None,
-                    _ => return Err(Errno::EINVAL),
-                };
+                let failure = (kstrtoul(text)? == 0).then_some(SensorFailure::NoData);
                 plant.disturb(now, &Change::Sensor { sensor: Sensor::Rail(*rail), failure });
                 Ok(())
             }
-            Self::Fixed { mode, .. } if mode & 0o222 != 0 => Ok(()),
+            // It is as it is.
+            Self::Fixed { text: shown, .. } if self.writable() && text.trim() == shown => Ok(()),
+            Self::Fixed { .. } if self.writable() => Err(Errno::EINVAL),
             _ => Err(Errno::EACCES),
         }
     }
@@ -183,6 +187,9 @@ fn read_clock(plant: &Plant, domain: DomainId, node: ClockNode) -> Result<String
         ClockNode::Min => Ok(show(state.min)),
         ClockNode::Max => Ok(show(state.max)),
         ClockNode::Governor => Ok(plant.governor(domain).to_owned()),
+        ClockNode::SetSpeed if interface == DomainInterface::Devfreq => {
+            Ok(plant.speed(domain).map_or_else(|| "undefined".to_owned(), show))
+        }
         ClockNode::SetSpeed if plant.governor(domain) == "userspace" => Ok(show(state.current)),
         ClockNode::SetSpeed => Ok("<unsupported>".to_owned()),
     }
@@ -201,9 +208,17 @@ fn write_clock(
     }
     let outcome = match node {
         ClockNode::Current | ClockNode::Target => return Err(Errno::EACCES),
-        ClockNode::Min => plant.write_bound(now, domain, Bound::Min, clock(interface, node, text)?),
-        ClockNode::Max => plant.write_bound(now, domain, Bound::Max, clock(interface, node, text)?),
-        ClockNode::SetSpeed => plant.set_speed(now, domain, clock(interface, node, text)?),
+        ClockNode::Min => {
+            // A lower bound that is negative is more than any clock for devfreq, and none for cpufreq.
+            let none = if interface == DomainInterface::Devfreq { Kilohertz::MAX } else { Kilohertz::ZERO };
+            let khz = bound(interface, Bound::Min, text)?.map_or(none, Kilohertz);
+            plant.write_bound(now, domain, Bound::Min, khz)
+        }
+        ClockNode::Max => {
+            let khz = bound(interface, Bound::Max, text)?.map_or(Kilohertz::MAX, Kilohertz);
+            plant.write_bound(now, domain, Bound::Max, khz)
+        }
+        ClockNode::SetSpeed => plant.set_speed(now, domain, speed(interface, text)?),
         ClockNode::Governor => {
             // sscanf("%15s"): the first word, cut.
             let word = text.split_ascii_whitespace().next().ok_or(Errno::EINVAL)?;
@@ -217,18 +232,44 @@ fn write_clock(
     })
 }
 
-/// A clock as the two interfaces parse it.
-fn clock(interface: DomainInterface, node: ClockNode, text: &str) -> Result<Kilohertz, Errno> {
-    let khz = match interface {
-        DomainInterface::Cpufreq => kstrtoul(text)?,
+/// A bound as the two interfaces take it. `None`: the constraint behind it is none.
+fn bound(interface: DomainInterface, bound: Bound, text: &str) -> Result<Option<u32>, Errno> {
+    match interface {
+        DomainInterface::Cpufreq => freq_qos(kstrtoul(text)?),
         DomainInterface::Devfreq => {
             let hz = sscanf_lu(text)?;
             // Upper bounds round up to the next kHz, lower ones down.
-            if node == ClockNode::Min { hz / 1000 } else { hz.div_ceil(1000) }
+            Ok(dev_pm_qos(if bound == Bound::Min { hz / 1000 } else { hz.div_ceil(1000) }))
         }
+    }
+}
+
+/// The clock of the governor `userspace` as the two interfaces take it.
+fn speed(interface: DomainInterface, text: &str) -> Result<Kilohertz, Errno> {
+    let khz = match interface {
+        DomainInterface::Cpufreq => sscanf_lu(text)?,
+        DomainInterface::Devfreq => kstrtoul(text)? / 1000,
     };
-    // The constraint behind it is a signed 32-bit number.
-    i32::try_from(khz).map(|khz| Kilohertz(khz.unsigned_abs())).map_err(|_| Errno::EINVAL)
+    Ok(Kilohertz(u32::try_from(khz).unwrap_or(u32::MAX)))
+}
+
+/// The lower half of a number, with a sign, as constraints hold kHz.
+fn truncated(khz: u64) -> i32 {
+    let [a, b, c, d, ..] = khz.to_le_bytes();
+    i32::from_le_bytes([a, b, c, d])
+}
+
+/// What a cpufreq bound of so many kHz becomes; `None`, as -1, is no bound.
+pub(super) fn freq_qos(khz: u64) -> Result<Option<u32>, Errno> {
+    match truncated(khz) {
+        -1 => Ok(None),
+        khz => u32::try_from(khz).map(Some).map_err(|_| Errno::EINVAL),
+    }
+}
+
+/// What a devfreq bound of so many kHz becomes: what is negative is taken for more than any clock.
+pub(super) fn dev_pm_qos(khz: u64) -> Option<u32> {
+    u32::try_from(truncated(khz)).ok()
 }
 
 /// The kernel's `kstrtoul(text, 0, ..)`: the whole text, one newline allowed; `0x` is hexadecimal, a
@@ -248,16 +289,15 @@ pub(super) fn kstrtoul(text: &str) -> Result<u64, Errno> {
     u64::from_str_radix(digits, radix).map_err(|_| Errno::ERANGE)
 }
 
-/// The kernel's `sscanf(text, "%lu")`: leading blanks, then digits; what follows is ignored. So `0x10` is
-/// 0.
+/// The kernel's `sscanf(text, "%lu")`: leading blanks, then digits; what follows is ignored, so `0x10` is 0. A number
+/// that is too large wraps around.
 pub(super) fn sscanf_lu(text: &str) -> Result<u64, Errno> {
     let text = text.trim_start();
-    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    if end == 0 {
-        return Err(Errno::EINVAL);
-    }
-    // The kernel's number wraps around; nobody means that.
-    text[..end].parse().map_err(|_| Errno::EINVAL)
+    let digits = text.bytes().take_while(u8::is_ascii_digit);
+    let step = |number: Option<u64>, digit: u8| {
+        Some(number.unwrap_or(0).wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
+    };
+    digits.fold(None, step).ok_or(Errno::EINVAL)
 }
 
 fn read_rail(plant: &Plant, rail: RailId, node: RailNode) -> Result<String, Errno> {
@@ -355,5 +395,10 @@ mod tests {
         let expected =
             [Ok(612_000_000), Ok(0), Ok(7), Err(Errno::EINVAL), Err(Errno::EINVAL), Err(Errno::EINVAL)];
         assert_eq!(loose.map(sscanf_lu), expected);
+        // 2^64 + 7
+        assert_eq!(sscanf_lu("18446744073709551623"), Ok(7));
+        let khz = [612_000, 1 << 31, (1 << 32) - 1, 1 << 32];
+        assert_eq!(khz.map(freq_qos), [Ok(Some(612_000)), Err(Errno::EINVAL), Ok(None), Ok(Some(0))]);
+        assert_eq!(khz.map(dev_pm_qos), [Some(612_000), None, None, Some(0)]);
     }
 }

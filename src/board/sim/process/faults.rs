@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Longest pause that a script may ask for.
 const MAX_PAUSE_MS: u64 = 60_000;
+/// Reads after a write that a late node takes to show it.
+const LATE_READS: u64 = 2;
 /// How long the end of a board waits for the last reads, and for the last answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LAST_ANSWER: Duration = Duration::from_millis(20);
@@ -18,7 +20,7 @@ const LAST_ANSWER: Duration = Duration::from_millis(20);
 pub enum NodeFault {
     /// It is gone: ENOENT, and ENODEV for whoever has it open.
     Vanish,
-    /// Every read fails so.
+    /// Every read fails so, and every write.
     Fail(Errno),
     /// It shows what it showed when the fault began.
     Stuck,
@@ -34,15 +36,17 @@ pub enum NodeFault {
     Negative,
     /// Every write fails so.
     Refuse(Errno),
-    /// An upper bound shows at most so many percent of what is asked for.
+    /// An upper bound shows at most so many percent of the highest operating point.
     Clamp(u64),
+    /// The first reads after a write show what was there before.
+    Late,
     /// Someone else writes this: no fault of the node.
     Becomes(String),
 }
 
 impl NodeFault {
     /// `vanish`, `eio` (any error's name), `stuck`, `spike N`, `slow MS`, `hang`, `text T`, `negative`,
-    /// `refuse ERROR`, `clamp PERCENT` or `becomes T`.
+    /// `refuse ERROR`, `clamp PERCENT`, `late` or `becomes T`.
     ///
     /// # Errors
     /// What is wrong and what would be right.
@@ -58,6 +62,7 @@ impl NodeFault {
             "hang" => Self::Hang,
             "text" => Self::Text(argument.to_owned()),
             "negative" => Self::Negative,
+            "late" => Self::Late,
             "refuse" => Self::Refuse(errno(argument)?),
             "clamp" => Self::Clamp(number("percent")?),
             "becomes" => Self::Becomes(argument.to_owned()),
@@ -114,7 +119,11 @@ impl Faults {
     ) {
         let mut active = lock(&self.active);
         match fault {
-            Some(fault) => drop(active.insert(id, Active { fault, shown: shown(), reads: 0 })),
+            Some(fault) => {
+                // What was written before is settled.
+                let reads = if fault == NodeFault::Late { LATE_READS } else { 0 };
+                active.insert(id, Active { fault, shown: shown(), reads });
+            }
             None => drop(active.remove(&id)),
         }
     }
@@ -157,6 +166,7 @@ impl Faults {
             NodeFault::Vanish => Err(Errno::ENODEV),
             NodeFault::Fail(errno) => Err(*errno),
             NodeFault::Stuck => shown.clone(),
+            NodeFault::Late if *reads <= LATE_READS => shown.clone(),
             NodeFault::Text(text) => Ok(format!("{text}\n").into_bytes()),
             NodeFault::Spike(factor) if reads.is_multiple_of(2) => {
                 number(&shows).map_or(shows, |n| Ok(format!("{}\n", n.saturating_mul(*factor)).into_bytes()))
@@ -171,17 +181,25 @@ impl Faults {
     /// Whether the node takes a write.
     pub(super) fn write(&self, id: NodeId) -> Result<(), Errno> {
         match self.of(id) {
-            Some(NodeFault::Refuse(errno)) => Err(errno),
+            Some(NodeFault::Refuse(errno) | NodeFault::Fail(errno)) => Err(errno),
             Some(NodeFault::Vanish) => Err(Errno::ENODEV),
             _ => Ok(()),
         }
     }
 
-    /// An upper bound under a cap.
-    pub(super) fn clamp(&self, id: NodeId, asked: u64) -> u64 {
+    /// A node was written that showed `before`.
+    pub(super) fn written(&self, id: NodeId, before: Result<Vec<u8>, Errno>) {
+        if let Some(active) = lock(&self.active).get_mut(&id).filter(|active| active.fault == NodeFault::Late)
+        {
+            (active.shown, active.reads) = (before, 0);
+        }
+    }
+
+    /// The highest that an upper bound can show, of a clock that goes up to `high`.
+    pub(super) fn cap(&self, id: NodeId, high: u64) -> u64 {
         match self.of(id) {
-            Some(NodeFault::Clamp(percent)) => asked.saturating_mul(percent) / 100,
-            _ => asked,
+            Some(NodeFault::Clamp(percent)) => high.saturating_mul(percent) / 100,
+            _ => high,
         }
     }
 

@@ -3,19 +3,20 @@
 //!
 //! A line is `path mode content`. The path is relative to the root, with `sys`, `proc`, `etc`, `dev` and `var` below
 //! it; the mode is octal as the driver sets it. Two words stand in place of a mode: `link`, and then the content is
-//! where it leads; and `error`, and then it is what the kernel answers to a read (`EAGAIN`). In path and content `\n`,
-//! `\0`, `\\` and `\xNN` mean what they do elsewhere. A line's end is added, as most attributes have one, unless the
-//! content is empty or ends in `\0`, as texts of a device tree do. Lines that begin with `#` are comments.
+//! where it leads; and `error`, and then it is what the kernel answers to a read (`EAGAIN`), with the mode behind it if
+//! that is not 444. In path and content `\n`, `\0`, `\\` and `\xNN` mean what they do elsewhere. A line's end is added, as
+//! most attributes have one, unless the content is empty or ends in `\0`, as texts of a device tree do. Lines that begin
+//! with `#` are comments.
 
-use super::faults::{Faults, matches};
-use super::fuse::{self, Shape, Source};
-use super::mount;
+use super::faults::matches;
+use super::live::Live;
 use super::tree::NodeId;
+use super::{fuse, mount};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 pub use super::faults::NodeFault;
 
@@ -38,16 +39,16 @@ pub struct FixtureError {
 
 /// What stands at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
+pub(super) enum Entry {
     File { mode: u16, content: Vec<u8> },
     Link(String),
-    Error(Errno),
+    Error { mode: u16, errno: Errno },
 }
 
 /// A board as text.
 #[derive(Debug, Clone, Default)]
 pub struct Fixture {
-    entries: Vec<(String, Entry)>,
+    pub(super) entries: Vec<(String, Entry)>,
 }
 
 impl Fixture {
@@ -88,7 +89,7 @@ impl Fixture {
                     std::fs::set_permissions(&path, std::fs::Permissions::from_mode((*mode).into()))?;
                 }
                 Entry::Link(target) => std::os::unix::fs::symlink(target, &path)?,
-                Entry::Error(_) => std::fs::create_dir_all(&path)?,
+                Entry::Error { .. } => std::fs::create_dir_all(&path)?,
             }
         }
         Ok(())
@@ -107,10 +108,12 @@ fn entry(line: &str) -> Result<(String, Entry), String> {
     let content = parts.next().unwrap_or_default();
     let entry = match mode {
         "link" => Entry::Link(content.to_owned()),
-        "error" => Entry::Error(errno(content)?),
+        "error" => {
+            let (name, mode) = content.split_once(' ').unwrap_or((content, "444"));
+            Entry::Error { mode: octal(mode)?, errno: errno(name)? }
+        }
         _ => {
-            let mode =
-                u16::from_str_radix(mode, 8).map_err(|_| "expected an octal mode, `link` or `error`")?;
+            let mode = octal(mode)?;
             let mut content = unescaped(content)?;
             if !matches!(content.last(), None | Some(0)) {
                 content.push(b'\n');
@@ -122,6 +125,10 @@ fn entry(line: &str) -> Result<(String, Entry), String> {
         }
     };
     Ok((path, entry))
+}
+
+fn octal(mode: &str) -> Result<u16, String> {
+    u16::from_str_radix(mode, 8).map_err(|_| "expected an octal mode, `link` or `error`".to_owned())
 }
 
 /// An error by its name.
@@ -164,14 +171,6 @@ fn unescaped(text: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// A node of the served tree.
-#[derive(Debug)]
-enum Node {
-    Directory(BTreeMap<String, NodeId>),
-    Link(String),
-    Leaf { path: String, mode: u16 },
-}
-
 /// A board of text that lives: its bounds are clamped, its faults come and go.
 pub struct FixtureBoard {
     live: Arc<Live>,
@@ -183,21 +182,6 @@ impl std::fmt::Debug for FixtureBoard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FixtureBoard").field("mount", &self.mount).finish_non_exhaustive()
     }
-}
-
-/// What the file system serves.
-struct Live {
-    nodes: Vec<Node>,
-    by_path: BTreeMap<String, NodeId>,
-    state: Mutex<State>,
-    faults: Faults,
-}
-
-#[derive(Clone)]
-struct State {
-    /// By node: what it holds, or what a read of it gives instead.
-    held: BTreeMap<NodeId, Result<Vec<u8>, Errno>>,
-    original: BTreeMap<NodeId, Result<Vec<u8>, Errno>>,
 }
 
 impl FixtureBoard {
@@ -300,180 +284,6 @@ impl Drop for FixtureBoard {
     }
 }
 
-impl Live {
-    fn of(fixture: &Fixture) -> Self {
-        let mut nodes = vec![Node::Directory(BTreeMap::new())];
-        let (mut by_path, mut held) = (BTreeMap::new(), BTreeMap::new());
-        for (path, entry) in &fixture.entries {
-            let mut at = 0;
-            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-            for part in parent.split('/').filter(|part| !part.is_empty()) {
-                at = child(&mut nodes, at, part, || Node::Directory(BTreeMap::new()));
-            }
-            let (node, holds) = match entry {
-                Entry::Link(target) => (Node::Link(target.clone()), None),
-                Entry::File { mode, content } => {
-                    (Node::Leaf { path: path.clone(), mode: *mode }, Some(Ok(content.clone())))
-                }
-                Entry::Error(errno) => (Node::Leaf { path: path.clone(), mode: 0o444 }, Some(Err(*errno))),
-            };
-            let id = child(&mut nodes, at, name, || node);
-            by_path.insert(path.clone(), id);
-            held.extend(holds.map(|holds| (id, holds)));
-        }
-        let state = State { original: held.clone(), held };
-        Self { nodes, by_path, state: Mutex::new(state), faults: Faults::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn held(&self, id: NodeId) -> Result<Vec<u8>, Errno> {
-        self.state().held.get(&id).cloned().unwrap_or(Err(Errno::ENOENT))
-    }
-
-    fn leaf(&self, id: NodeId) -> Option<(&str, u16)> {
-        match self.nodes.get(id)? {
-            Node::Leaf { path, mode } => Some((path, *mode)),
-            _ => None,
-        }
-    }
-
-    /// The text of a node beside another.
-    fn beside(&self, path: &str, name: &str) -> Option<String> {
-        let (parent, _) = path.rsplit_once('/')?;
-        let held = self.held(*self.by_path.get(&format!("{parent}/{name}"))?).ok()?;
-        Some(String::from_utf8_lossy(&held).trim().to_owned())
-    }
-
-    /// What a bound reads: what was asked for, within the table and below a cap.
-    fn bound(&self, id: NodeId, bound: Bound) -> Option<u64> {
-        let (path, _) = self.leaf(id)?;
-        let number = |text: &str| text.trim().parse::<u64>().ok();
-        let asked = number(&String::from_utf8_lossy(&self.held(id).ok()?))?;
-        let mut points: Vec<u64> = ["scaling_available_frequencies", "available_frequencies"]
-            .into_iter()
-            .filter_map(|table| self.beside(path, table))
-            .flat_map(|table| table.split_ascii_whitespace().filter_map(number).collect::<Vec<_>>())
-            .collect();
-        points.sort_unstable();
-        let range = points.first().copied().zip(points.last().copied());
-        let told = || {
-            let low = self.beside(path, "cpuinfo_min_freq").and_then(|text| number(&text))?;
-            Some((low, self.beside(path, "cpuinfo_max_freq").and_then(|text| number(&text))?))
-        };
-        let Some((low, high)) = range.or_else(told) else { return Some(asked) };
-        let is_cpu = path.contains("/cpufreq/");
-        if bound == Bound::Max {
-            let asked = if asked == 0 && !is_cpu { high } else { asked };
-            let asked = self.faults.clamp(id, asked).clamp(low, high);
-            let point = points.iter().rfind(|point| **point <= asked).copied();
-            return Some(if is_cpu { point.unwrap_or(asked) } else { asked });
-        }
-        let sibling = if is_cpu { "scaling_max_freq" } else { "max_freq" };
-        let (parent, _) = path.rsplit_once('/')?;
-        let most = self.by_path.get(&format!("{parent}/{sibling}"));
-        let most = most.and_then(|id| self.bound(*id, Bound::Max)).unwrap_or(high);
-        let point = points.iter().find(|point| **point >= asked).copied();
-        let asked = if is_cpu { point.unwrap_or(asked) } else { asked };
-        Some(asked.clamp(low, high).min(most))
-    }
-}
-
-fn child(nodes: &mut Vec<Node>, of: NodeId, name: &str, node: impl FnOnce() -> Node) -> NodeId {
-    let next = nodes.len();
-    let Some(Node::Directory(entries)) = nodes.get_mut(of) else { return of };
-    let id = *entries.entry(name.to_owned()).or_insert(next);
-    if id == next {
-        nodes.push(node());
-    }
-    id
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    Min,
-    Max,
-}
-
-/// Which bound a node is, and whether it speaks cpufreq's dialect.
-fn bound_of(path: &str) -> Option<(Bound, bool)> {
-    let name = path.rsplit('/').next()?;
-    match name {
-        "scaling_min_freq" => Some((Bound::Min, true)),
-        "scaling_max_freq" => Some((Bound::Max, true)),
-        "min_freq" => Some((Bound::Min, false)),
-        "max_freq" => Some((Bound::Max, false)),
-        _ => None,
-    }
-}
-
-impl Source for Arc<Live> {
-    fn shape(&self, id: NodeId) -> Option<Shape<'_>> {
-        Some(match self.nodes.get(id)? {
-            Node::Directory(entries) => Shape::Directory(entries),
-            Node::Link(target) => Shape::Link(target),
-            Node::Leaf { .. } => Shape::Attribute,
-        })
-    }
-
-    fn exists(&self, id: NodeId) -> bool {
-        !self.faults.vanished(id)
-    }
-
-    fn mode(&self, id: NodeId) -> u16 {
-        self.leaf(id).map_or(0o444, |(_, mode)| mode)
-    }
-
-    fn value(&self, id: NodeId) -> Result<Vec<u8>, Errno> {
-        let bound = self.leaf(id).and_then(|(path, _)| bound_of(path));
-        let shown = match bound.and_then(|(bound, _)| self.bound(id, bound)) {
-            Some(number) => Ok(format!("{number}\n").into_bytes()),
-            None => self.held(id),
-        };
-        self.faults.read(id, shown)
-    }
-
-    fn write(&self, id: NodeId, data: &[u8]) -> Result<(), Errno> {
-        self.faults.write(id)?;
-        let (path, _) = self.leaf(id).ok_or(Errno::EACCES)?;
-        // A driver sees the text up to a NUL.
-        let text = data.split(|byte| *byte == 0).next().unwrap_or_default();
-        let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-        let word = text.trim();
-        let offered = |list: &str| {
-            let list = self.beside(path, list)?;
-            Some(list.split_ascii_whitespace().any(|known| known == word))
-        };
-        let holds = match (path.rsplit('/').next().unwrap_or_default(), bound_of(path)) {
-            (_, Some((_, true))) => super::attr::kstrtoul(text)?.to_string(),
-            (_, Some((_, false))) => super::attr::sscanf_lu(text)?.to_string(),
-            ("scaling_governor", _) if offered("scaling_available_governors") == Some(false) => {
-                return Err(Errno::EINVAL);
-            }
-            ("governor", _) if offered("available_governors") == Some(false) => return Err(Errno::EINVAL),
-            ("energy_performance_preference", _)
-                if offered("energy_performance_available_preferences") == Some(false) =>
-            {
-                return Err(Errno::EINVAL);
-            }
-            ("scaling_setspeed", _)
-                if self.beside(path, "scaling_governor").as_deref() != Some("userspace") =>
-            {
-                return Err(Errno::EINVAL);
-            }
-            _ => word.to_owned(),
-        };
-        self.state().held.insert(id, Ok(format!("{holds}\n").into_bytes()));
-        Ok(())
-    }
-
-    fn delay(&self, id: NodeId) -> Option<Box<dyn FnOnce() + Send>> {
-        self.faults.delay(id)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -503,7 +313,7 @@ mod tests {
              {policy}/scaling_min_freq 644 100\n{policy}/scaling_governor 644 schedutil\n\
              {policy}/scaling_setspeed 644 <unsupported>\n{policy}/scaling_cur_freq 444 100\n\
              {policy}/scaling_available_governors 444 schedutil userspace\n\
-             {gpu}/available_frequencies 444 1000 2000\n{gpu}/max_freq 644 2000\n{gpu}/min_freq 644 1000\n\
+             {gpu}/available_frequencies 444 1000000 2000000\n{gpu}/max_freq 644 2000000\n{gpu}/min_freq 644 1000000\n\
              sys/class/devfreq/1.gpu link ../../devices/platform/1.gpu/devfreq/1.gpu\n\
              sys/temp error EAGAIN"
         );
@@ -524,14 +334,14 @@ mod tests {
         assert_eq!(write(&max, "fast"), Err(Errno::EINVAL));
         write(&min, "300").unwrap();
         assert_eq!(read(&min).unwrap(), "200", "the upper bound wins");
-        write("sys/class/devfreq/1.gpu/max_freq", "1500").unwrap();
+        write("sys/class/devfreq/1.gpu/max_freq", "1500000").unwrap();
         assert_eq!(
             read(&format!("{gpu}/max_freq")).unwrap(),
-            "1500",
+            "1500000",
             "devfreq takes what is no operating point"
         );
         write("sys/class/devfreq/1.gpu/max_freq", "0x10").unwrap();
-        assert_eq!(read(&format!("{gpu}/max_freq")).unwrap(), "2000", "0 and no limit");
+        assert_eq!(read(&format!("{gpu}/max_freq")).unwrap(), "2000000", "0 and no limit");
         let speed = format!("{policy}/scaling_setspeed");
         assert_eq!(write(&speed, "100"), Err(Errno::EINVAL), "another governor");
         assert_eq!(write(&format!("{policy}/scaling_governor"), "turbo"), Err(Errno::EINVAL));

@@ -86,6 +86,10 @@ impl Source for PlantSource {
     }
 
     fn exists(&self, id: NodeId) -> bool {
+        if let Some(Node::Directory(entries)) = self.tree.node(id) {
+            // A group of nodes comes and goes with them.
+            return entries.is_empty() || entries.values().any(|entry| self.exists(*entry));
+        }
         let there = self.attribute(id, |attr| {
             self.board.with(|plant, now| {
                 plant.advance(now);

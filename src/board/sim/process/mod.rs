@@ -8,6 +8,7 @@ mod attr;
 mod faults;
 mod fixture;
 mod fuse;
+mod live;
 mod mirror;
 mod mount;
 mod remote;

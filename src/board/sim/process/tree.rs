@@ -167,7 +167,6 @@ impl Tree {
         self.fixed(&format!("{at}/available_frequencies"), clocks.join(" "));
         self.fixed(&format!("{at}/available_governors"), domain.governors.join(" "));
         self.fixed(&format!("{at}/name"), device.clone());
-        self.add(&format!("{at}/polling_interval"), Attr::Fixed { text: "50".to_owned(), mode: 0o644 });
         for (name, node, mode) in [
             ("cur_freq", ClockNode::Current, 0o444),
             ("target_freq", ClockNode::Target, 0o444),

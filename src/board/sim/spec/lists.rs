@@ -1,6 +1,7 @@
 //! The lists of the `[plant]` table.
 
 use super::*;
+use crate::board::cpus::CpuSet;
 
 impl Reader<'_> {
     pub(super) fn domains(&mut self) -> Result<Vec<PlantDomain>, PlantSpecError> {
@@ -38,6 +39,16 @@ impl Reader<'_> {
                 let problem = format!("`{governor}`; offered: {}", governors.join(", "));
                 return Err(self.error(format!("{key}.governor"), problem));
             }
+            // Of several policies that are set alike it has one.
+            let cpus = entry.and_then(|entry| entry.cpus.clone());
+            let device =
+                match CpuSet::parse(&spec.select).filter(|_| spec.interface == DomainInterface::Cpufreq) {
+                    Some(CpuSet::Of(cpus)) => cpus[0].to_string(),
+                    Some(CpuSet::All) => "0".to_owned(),
+                    None => spec.select.clone(),
+                };
+            let cpus = cpus.unwrap_or_else(|| device.clone());
+            let device = entry.and_then(|entry| entry.device.clone()).unwrap_or(device);
             domains.push(PlantDomain {
                 name: spec.name.clone(),
                 interface: spec.interface,
@@ -46,8 +57,8 @@ impl Reader<'_> {
                 governor,
                 governors,
                 throttled: entry.is_none_or(|entry| entry.throttled),
-                device: entry.and_then(|e| e.device.clone()).unwrap_or_else(|| spec.select.clone()),
-                cpus: entry.and_then(|e| e.cpus.clone()).unwrap_or_else(|| spec.select.clone()),
+                device,
+                cpus,
             });
         }
         Ok(domains)

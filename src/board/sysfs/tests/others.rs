@@ -13,7 +13,6 @@ const CPU: &str = "devices/system/cpu/cpufreq/policy0";
 const GPU_MIN: &str = "class/devfreq/17000000.ga10b/min_freq";
 const GPU_MAX: &str = "class/devfreq/17000000.ga10b/max_freq";
 const GPU_GOVERNOR: &str = "class/devfreq/17000000.ga10b/governor";
-const GPU_SPEED: &str = "class/devfreq/17000000.ga10b/userspace/set_freq";
 
 fn applied(min: u32, max: u32) -> Option<Applied> {
     Some(Applied::Bounds(ClockBounds { min: Kilohertz(min), max: Kilohertz(max) }))
@@ -188,6 +187,26 @@ fn what_the_board_file_asks_for_is_held_and_put_back() {
 }
 
 #[test]
+fn a_delegated_cgroup_is_divided_and_its_part_limited() {
+    let tree = holding("cpu_max_percent = 150");
+    let group = "fs/cgroup/system.slice/wattd.service";
+    tree.remove(&format!("{group}/cpu.max"));
+    let missing = tree.board().missing().join("\n");
+    assert!(missing.contains("wattd.service/cpu.max"), "nothing is delegated: {missing}");
+    tree.put(&format!("{group}/cgroup.subtree_control"), "");
+    let board = tree.board();
+    assert!(!board.missing().join("\n").contains("cpu.max"), "{:?}", board.missing());
+    assert!(!tree.path(&format!("{group}/daemon")).exists(), "only looked at");
+    // The kernel makes these with the directory.
+    tree.put(&format!("{group}/daemon/cgroup.procs"), "");
+    tree.put(&format!("{group}/daemon/cpu.max"), "max 100000");
+    let _actuator = board.into_parts(&tree.state()).unwrap().1;
+    assert_eq!(tree.get(&format!("{group}/daemon/cgroup.procs")), std::process::id().to_string());
+    assert_eq!(tree.get(&format!("{group}/cgroup.subtree_control")), "+cpu");
+    assert_eq!(tree.get(&format!("{group}/daemon/cpu.max")), "150000 100000");
+}
+
+#[test]
 fn the_cgroup_of_a_daemon_that_is_gone_needs_no_restoring() {
     let tree = holding("cpu_max_percent = 150");
     let actuator = tree.actuator();
@@ -238,14 +257,16 @@ fn the_wake_up_latency_is_held_while_the_daemon_runs() {
 #[test]
 fn under_the_userspace_governor_one_clock_is_set_and_a_range_is_the_governors() {
     let mut tree = jetson();
+    tree.spec.domains[0].userspace = true;
     tree.spec.domains[1].userspace = true;
-    tree.put(GPU_SPEED, "0");
+    let speed = format!("{CPU}/scaling_setspeed");
+    tree.put(&speed, "<unsupported>");
     let mut actuator = tree.actuator();
     assert_eq!(actuator.apply(&bounds(1, 2, 612_000, 612_000)).domains[1], applied(612_000, 612_000));
-    assert_eq!(
-        (tree.get(GPU_GOVERNOR), tree.get(GPU_SPEED)),
-        ("userspace".to_owned(), "612000000".to_owned())
-    );
+    assert_eq!(tree.get(GPU_GOVERNOR), "userspace");
+    actuator.apply(&bounds(0, 2, 729_600, 729_600));
+    assert_eq!(tree.get(&format!("{CPU}/scaling_governor")), "userspace");
+    assert_eq!(tree.get(&speed), "729600");
     actuator.apply(&bounds(1, 2, 306_000, 1_020_000));
     assert_eq!(tree.get(GPU_GOVERNOR), "nvhost_podgov");
     actuator.apply(&bounds(1, 2, 306_000, 306_000));
