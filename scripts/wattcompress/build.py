@@ -173,14 +173,13 @@ class Builder:
         some = self.sets.train.take(slice(0, 256)).inputs
         trainable.deterministic(seed)
         if isinstance(step, Distil) and step.student:
-            net = trainable.student(step.student, model, some, self.file, f"{where}.student")
+            net = trainable.student(step.student, model, some, self.file, where)
         else:
             net = trainable.from_onnx(model, self.file, f"{where}.kind")
         if isinstance(step, Prune):
             prune.prune(net, step, self.sets.tune, self.score, seed, self.file, where, self.say)
         else:
-            if not step.quantisation_aware:
-                trainable.add_norms(net, some)
+            trainable.add_norms(net, some)
             lesson = self._lesson(step, where) if isinstance(step, Distil) else None
             train.train(
                 net, step, self.sets.train, self.score, lesson, seed, self.file, where, self.say

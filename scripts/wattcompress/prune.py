@@ -89,7 +89,7 @@ class Weights:
 
     def trial(self, name: str, amount: float) -> Net:
         """A copy with one layer pruned."""
-        other = copy.deepcopy(self.net)
+        other = self.net.copy()
         Weights(other, self.step).apply({name: amount})
         return other
 
@@ -159,7 +159,7 @@ class Channels:
 
     def trial(self, name: str, amount: float) -> Net:
         """A copy with one group pruned."""
-        other = copy.deepcopy(self.net)
+        other = self.net.copy()
         pruner = copy.copy(self)
         pruner.net = other
         pruner.apply({name: amount})
@@ -210,12 +210,18 @@ def budget(drops: dict[str, Curve], sizes: dict[str, int], amount: float) -> dic
     def amounts(allowed: float) -> dict[str, float]:
         return {name: _reach(curve, allowed) for name, curve in drops.items()}
 
-    low, high = 0.0, max(curve[-1][1] for curve in drops.values()) + 1e-6
+    def gone(parts: dict[str, float]) -> float:
+        return sum(sizes[name] * part for name, part in parts.items()) / total
+
+    # Below zero nothing is allowed, at the largest drop everything.
+    low, high = -1e-9, max(curve[-1][1] for curve in drops.values())
     for _ in range(40):
         middle = (low + high) / 2
-        gone = sum(sizes[name] * part for name, part in amounts(middle).items()) / total
-        low, high = (middle, high) if gone < amount else (low, middle)
-    return amounts(high)
+        low, high = (middle, high) if gone(amounts(middle)) < amount else (low, middle)
+    # Layers that lose nothing for a while jump from one amount to another: both meet between.
+    less, more = amounts(low), amounts(high)
+    part = (amount - gone(less)) / max(gone(more) - gone(less), 1e-12)
+    return {name: less[name] + min(part, 1.0) * (more[name] - less[name]) for name in drops}
 
 
 def _reach(curve: Curve, allowed: float) -> float:

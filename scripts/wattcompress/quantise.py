@@ -12,6 +12,8 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime import quantization as q
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from scipy.cluster.vq import kmeans2
 
 from . import graph, pack
@@ -34,10 +36,10 @@ BATCH = 32
 
 
 class Reader(q.CalibrationDataReader):
-    """Calibration items in batches."""
+    """Calibration items in batches, all of one size: histograms want that."""
 
     def __init__(self, data: Labelled) -> None:
-        starts = range(0, len(data), BATCH)
+        starts = range(0, max(1, len(data) - BATCH + 1), BATCH)
         self.batches = iter([data.take(slice(i, i + BATCH)).inputs for i in starts])
 
     def get_next(self) -> Arrays | None:
@@ -100,21 +102,20 @@ def _static(model: onnx.ModelProto, step: Quantise, layers: list[str], data: Lab
 
 def _half(model: onnx.ModelProto, file: Path, key: str) -> onnx.ModelProto:
     """The net in fp16, its preprocessing, inputs and outputs as they were."""
-    from onnxconverter_common import float16
-
     for node in graph.layers(model):
         largest = float(np.abs(graph.weight(model, node)).max())
         if largest > models.HALF_MAX:
             rule = f"node `{node.name}` has a weight of {largest:.3g}, beyond fp16's {models.HALF_MAX:.0f}"
             raise Fault.at(file, f"{key}.format", "fp16", rule)
-    half = float16.convert_float_to_float16(
+    half = convert_float_to_float16(
         onnx.shape_inference.infer_shapes(model),
         keep_io_types=True,
         max_finite_val=models.HALF_MAX,
         node_block_list=graph.front(model),
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Cast"],
     )
-    return graph.clean(half)
+    sorted_half = ONNXModel(half)
+    sorted_half.topological_sort()
+    return graph.clean(sorted_half.model)
 
 
 def _matmul(

@@ -103,6 +103,8 @@ class Prune(Layers):
                 raise ValueError("method 'cluster' shares single weights: structure must be 'weights'")
         elif self.amount is None or self.clusters is not None:
             raise ValueError(f"method {self.method!r} wants an amount between 0 and 1, and no clusters")
+        elif self.budget == "sensitivity" and self.amount > max(self.sensitivity.levels):
+            raise ValueError(f"amount {self.amount} is beyond the highest of sensitivity.levels")
         return self
 
 
@@ -345,7 +347,7 @@ def _order(file: Path, key: str, variant: Variant, before: list[Step]) -> list[F
             found.append(Fault.at(file, at, step.kind, rule))
         elif quantised and isinstance(step, Quantise):
             rule = f"is the second 'quantise' after {quantised.format}: only one fits a variant"
-            found.append(Fault.at(file, at, step.format, rule))
+            found.append(Fault.at(file, f"{key}.step[{j}].format", step.format, rule))
         if isinstance(step, Distil) and step.student and done:
             rule = "starts anew, which would throw away the steps before: a student must be the first step"
             found.append(Fault.at(file, f"{key}.step[{j}].student.family", step.student.family, rule))

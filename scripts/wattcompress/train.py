@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver
+from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver
 from torch.ao.quantization.observer import MovingAveragePerChannelMinMaxObserver
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrize
@@ -121,13 +121,17 @@ class Shared(nn.Module):
 
 
 class Rounded(nn.Module):
-    """Rounds as int8 quantisation will; gradients pass as if it did not (Jacob et al., CVPR 2018)."""
+    """Rounds as int8 quantisation will; gradients pass as if it did not (Jacob et al., CVPR 2018).
 
-    def __init__(self, weights: bool, step: Finetune | Distil) -> None:
+    A scale per output channel makes a BatchNorm behind the layer no matter: folding it scales weight and
+    grid alike.
+    """
+
+    def __init__(self, weights: bool) -> None:
         super().__init__()
         if weights:
             # 7 bits, one scale per output channel: the defaults of `quantise`.
-            self.fake = FakeQuantize(
+            self.fake = FusedMovingAvgObsFakeQuantize(
                 observer=MovingAveragePerChannelMinMaxObserver,
                 quant_min=-64,
                 quant_max=63,
@@ -137,13 +141,13 @@ class Rounded(nn.Module):
                 averaging_constant=1.0,
             )
         else:
-            self.fake = FakeQuantize(
+            self.fake = FusedMovingAvgObsFakeQuantize(
                 observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """The same, rounded."""
-        rounded: Tensor = self.fake(x)
+        rounded: Tensor = self.fake(x.contiguous())
         return rounded
 
 
@@ -160,8 +164,8 @@ def held(net: Net, step: Finetune | Distil) -> Iterator[None]:
         elif (weight == 0).float().mean() > 0.1:
             parametrize.register_parametrization(layer, "weight", Masked((weight != 0).float()))
         if step.quantisation_aware:
-            parametrize.register_parametrization(layer, "weight", Rounded(True, step))
-            rounding = Rounded(False, step)
+            parametrize.register_parametrization(layer, "weight", Rounded(weights=True))
+            rounding = Rounded(weights=False)
             hooks.append(layer.register_forward_pre_hook(lambda _, x, r=rounding: (r(x[0]), *x[1:])))
     yield
     for hook in hooks:
@@ -219,7 +223,6 @@ def train(
     module = net.module.to(memory_format=torch.channels_last)
     inputs, labels = trainable.tensors(data.inputs, net.inputs), torch.from_numpy(data.labels)
     taught = torch.from_numpy(lesson.outputs) if lesson else None
-    frozen = [m for m in module.modules() if isinstance(m, trainable.NORM_TYPES)]
     with held(net, step):
         features = _features(net, step, inputs, lesson, file, key)
         parameters = [*module.parameters(), *(p for f in features for p in f.parameters())]
@@ -227,9 +230,6 @@ def train(
         steps = max(1, -(-step.examples // step.batch))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, step.rate, total_steps=steps, pct_start=0.15)
         module.train()
-        if step.quantisation_aware:
-            for norm in frozen:
-                norm.eval()
         done, told = 0, time.monotonic()
         for which in order(len(data), step.examples, step.batch, seed):
             output = module(*(augmented(x[which], step) for x in inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections import OrderedDict
@@ -41,6 +42,13 @@ class Net:
     def named(self, name: str) -> nn.Module | None:
         """The module of a node."""
         return self.layers.get(name) or dict(self.module.named_modules()).get(name.replace(".", "/"))
+
+    def copy(self) -> Net:
+        """One that can be changed without this."""
+        paths = {id(m): path for path, m in self.module.named_modules()}
+        module = copy.deepcopy(self.module)
+        layers = {name: module.get_submodule(paths[id(m)]) for name, m in self.layers.items()}
+        return Net(module, layers, self.inputs, self.outputs)
 
     def names(self) -> list[str]:
         """Names that `named` knows."""
@@ -109,7 +117,11 @@ def to_onnx(net: Net, example: Arrays) -> onnx.ModelProto:
             dynamic_axes=axes,
         )
     model = onnxslim.slim(onnx.load_from_string(buffer.getvalue()))
-    graph.name_nodes(model)
+    modules = dict(module.named_modules())
+    for node in model.graph.node:
+        # The exporter writes the module's path and then what the node does.
+        path = node.name.strip("/").rpartition("/")[0]
+        node.name = path if path in modules else node.name
     for node, name in zip(graph.layers(model), net.layers, strict=True):
         node.name = name
     return graph.prepare(model)
