@@ -23,7 +23,7 @@ def build(args: argparse.Namespace) -> None:
     started = time.monotonic()
     made = recipe.load(args.recipe)
     builder = Builder(args.recipe, made, Cache(args.cache), args.quick)
-    results = builder.measure(args.remeasure)
+    results = builder.results(args.remeasure)
     out: Path = args.out or STATE / "models" / (f"{made.name}-quick" if args.quick else made.name)
     kept = write(builder, results, out, args.all)
     print((out / "report" / "README.md").read_text())

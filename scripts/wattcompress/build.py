@@ -15,7 +15,6 @@ import onnx
 
 from . import data, graph, measure, pack, prune, quantise, train, trainable
 from .cache import Cache, digest, file_digest, tools
-from .data import Labelled
 from .faults import Fault
 from .recipe import Distil, Finetune, Pack, Prune, Quantise, Recipe, Step, Variant
 
@@ -147,11 +146,10 @@ class Builder:
             "seed": self.recipe.seed,
             "tools": tools(),
         }
-        if isinstance(step, Prune):
-            if step.budget == "sensitivity":
-                depends["tune"] = self.digests["tune"]
-        elif not isinstance(step, Pack):
+        if not isinstance(step, Pack):
             depends["train"] = self.digests["train"]
+        if isinstance(step, Prune) and step.budget == "sensitivity":
+            depends["tune"] = self.digests["tune"]
         if isinstance(step, Distil):
             depends["teacher"] = self._teacher(step).sha256
         key = digest(depends)
@@ -160,30 +158,30 @@ class Builder:
             self.say(f"{name}: {describe(step)}")
             start, seed = time.monotonic(), int(key[:8], 16)
             model = self._run(graph.read(given.file, self.file, where), step, where, seed)
-            record = {**depends, "seconds": round(time.monotonic() - start, 1)}
+            record: dict[str, Any] = {**depends, "seconds": round(time.monotonic() - start, 1)}
             kept = self.cache.put_model(key, model, record)
-        file, record = kept
-        return Made(file, record["sha256"], [*given.records, record])
+        return Made(kept[0], kept[1]["sha256"], [*given.records, kept[1]])
 
     def _run(self, model: onnx.ModelProto, step: Step, where: str, seed: int) -> onnx.ModelProto:
         if isinstance(step, Pack):
             return pack.pack(model, step.half)
         if isinstance(step, Quantise):
             return quantise.quantise(model, step, self.sets.train, seed, self.file, where)
-        some = self.sets.train.take(slice(0, 256)).inputs
+        some = self.sets.train.take(slice(0, 512)).inputs
         trainable.deterministic(seed)
         if isinstance(step, Distil) and step.student:
             net = trainable.student(step.student, model, some, self.file, where)
         else:
             net = trainable.from_onnx(model, self.file, f"{where}.kind")
         if isinstance(step, Prune):
+            # Norms from before keep the statistics of what is left as they were.
+            trainable.add_norms(net, some)
             prune.prune(net, step, self.sets.tune, self.score, seed, self.file, where, self.say)
+            trainable.follow(net, some)
         else:
             trainable.add_norms(net, some)
             lesson = self._lesson(step, where) if isinstance(step, Distil) else None
-            train.train(
-                net, step, self.sets.train, self.score, lesson, seed, self.file, where, self.say
-            )
+            train.train(net, step, self.sets.train, self.score, lesson, seed, self.file, where, self.say)
         return trainable.to_onnx(net, some)
 
     # --- Teachers ---
@@ -225,7 +223,7 @@ class Builder:
 
     # --- Measuring ---
 
-    def measure(self, remeasure: bool = False) -> list[Result]:
+    def results(self, remeasure: bool = False) -> list[Result]:
         """Builds what is not built, and measures it."""
         listed = [v for v in self.variants() if v.listed]
         made = {variant.name: self.build(variant) for variant in self.variants()}
@@ -256,9 +254,7 @@ class Builder:
         kept = self.cache.json(key)
         if kept is None:
             self.say(f"{name}: accuracy")
-            found = measure.accuracy(
-                made.file, self.sets.test, self.score, self.folder.manifest["sample"]["output"]
-            )
+            found = measure.accuracy(made.file, self.sets.test, self.score, self.folder.manifest["sample"]["output"])
             kept = measure.as_json(found)
             self.cache.put_json(key, kept)
         return measure.Accuracy(**kept)

@@ -67,6 +67,7 @@ def load(file: Path, recipe: Recipe, inputs: list[dict[str, object]], score: str
 
     Raises:
         Fault: if one is missing or unfit for the model.
+
     """
     sets = {}
     for key in ("train", "tune", "test"):

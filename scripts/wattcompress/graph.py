@@ -120,10 +120,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _flatten(model: onnx.ModelProto) -> None:
     """Reshapes to [batch, features] become Flatten, which still fits when channels are removed."""
-    shapes = {
-        v.name: len(v.type.tensor_type.shape.dim)
-        for v in shape_inference.infer_shapes(model).graph.value_info
-    }
+    shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in shape_inference.infer_shapes(model).graph.value_info}
     constants = initializers(model)
     for node in model.graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants:
@@ -155,8 +152,9 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     del model.metadata_props[:]
     domains = {node.domain or "" for node in model.graph.node}
-    opsets = {o.domain.replace("ai.onnx", "") if o.domain == "ai.onnx" else o.domain: o.version
-              for o in model.opset_import}
+    opsets = {
+        o.domain.replace("ai.onnx", "") if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import
+    }
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(opsets.items()) if d in domains)
     model.producer_name, model.producer_version = "wattd scripts/compress", ""

@@ -32,10 +32,10 @@ class Unpacking:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def node(self, op: str, inputs: list[str], label: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], label: str, **attributes: str | int) -> str:
         """Adds a node with one output; the output's name. The label "" stands for the weight itself."""
         name = f"{self.name}.{label}" if label else self.name
-        self.nodes.append(helper.make_node(op, inputs, [name], name=f"{name}.unpack", **attributes))
+        self.nodes.append(helper.make_node(op, inputs, [name], f"{name}.unpack", **attributes))  # type: ignore[arg-type]
         return name
 
     def size(self) -> int:

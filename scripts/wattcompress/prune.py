@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import models
@@ -22,13 +23,12 @@ from .trainable import Net
 Say = Callable[[str], None]
 
 
-def prune(
-    net: Net, step: Prune, tune: Labelled, score: str, seed: int, file: Path, key: str, say: Say = print
-) -> None:
+def prune(net: Net, step: Prune, tune: Labelled, score: str, seed: int, file: Path, key: str, say: Say = print) -> None:
     """Applies the step to `net` in place. Sensitivity is measured on `tune`.
 
     Raises:
         Fault: if a layer is unknown, or nothing can be removed.
+
     """
     trainable.deterministic(seed)
     if step.method == "cluster":
@@ -172,7 +172,7 @@ def _amounts(
     """How much of each layer goes, so that `amount` of all goes."""
     assert step.amount is not None, "validated"
     if step.budget == "uniform":
-        return {name: step.amount for name in names}
+        return dict.fromkeys(names, step.amount)
     if step.budget == "global":
         magnitudes = {name: pruner.magnitudes(name) for name in names}
         everything = torch.cat([m.flatten() for m in magnitudes.values()]).sort().values
@@ -227,7 +227,7 @@ def budget(drops: dict[str, Curve], sizes: dict[str, int], amount: float) -> dic
 def _reach(curve: Curve, allowed: float) -> float:
     """The largest amount whose drop is allowed, between the measured levels on straight lines."""
     reached = 0.0
-    for (a, lost_a), (b, lost_b) in zip(curve, curve[1:], strict=False):
+    for (a, lost_a), (b, lost_b) in pairwise(curve):
         if lost_b <= allowed:
             reached = b
         elif lost_a <= allowed:

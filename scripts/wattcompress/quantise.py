@@ -43,6 +43,7 @@ class Reader(q.CalibrationDataReader):
         self.batches = iter([data.take(slice(i, i + BATCH)).inputs for i in starts])
 
     def get_next(self) -> Arrays | None:
+        """The next batch; none at the end."""
         return next(self.batches, None)
 
 
@@ -53,6 +54,7 @@ def quantise(
 
     Raises:
         Fault: if a layer is unknown, or the graph has nothing that the format can work on.
+
     """
     names = [node.name for node in graph.layers(model)]
     if not names:
@@ -118,9 +120,7 @@ def _half(model: onnx.ModelProto, file: Path, key: str) -> onnx.ModelProto:
     return graph.clean(sorted_half.model)
 
 
-def _matmul(
-    model: onnx.ModelProto, step: Quantise, layers: list[str], file: Path, key: str
-) -> onnx.ModelProto:
+def _matmul(model: onnx.ModelProto, step: Quantise, layers: list[str], file: Path, key: str) -> onnx.ModelProto:
     """ONNX Runtime's MatMulNBits: weights in 4 or 8 bits, unpacked inside the kernel."""
     found = [node for node in graph.layers(model) if node.name in layers]
     fit = [node.name for node in found if node.op_type == "MatMul"]
@@ -132,9 +132,7 @@ def _matmul(
     left_out = [node.name for node in model.graph.node if node.name not in fit]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    quantiser = MatMulNBitsQuantizer(
-        copy, bits=step.bits, block_size=32, is_symmetric=True, nodes_to_exclude=left_out
-    )
+    quantiser = MatMulNBitsQuantizer(copy, bits=step.bits, block_size=32, is_symmetric=True, nodes_to_exclude=left_out)
     quantiser.process()
     return graph.clean(quantiser.model.model)
 
@@ -142,9 +140,7 @@ def _matmul(
 # --- Weights only ---
 
 
-def _weights(
-    model: onnx.ModelProto, step: Quantise, layers: list[str], data: Labelled, seed: int
-) -> onnx.ModelProto:
+def _weights(model: onnx.ModelProto, step: Quantise, layers: list[str], data: Labelled, seed: int) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     found = [node for node in graph.layers(result) if node.name in layers]
@@ -253,9 +249,7 @@ def _shift_bias(model: onnx.ModelProto, node: onnx.NodeProto, by: np.ndarray) ->
         graph.set_constant(model, node.input[2], (bias + by).astype(np.float32))
 
 
-def _correct_static(
-    model: onnx.ModelProto, quantised: onnx.ModelProto, layers: list[str], data: Labelled
-) -> None:
+def _correct_static(model: onnx.ModelProto, quantised: onnx.ModelProto, layers: list[str], data: Labelled) -> None:
     """Corrects the int32 biases of a QDQ graph."""
     plain = {node.name: node for node in graph.layers(model) if node.name in layers}
     means = _input_means(model, list(plain.values()), data)

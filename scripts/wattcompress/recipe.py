@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from .faults import Fault
 
@@ -257,6 +258,7 @@ def load(file: Path) -> Recipe:
 
     Raises:
         Fault: if it cannot be read or makes no sense.
+
     """
     try:
         raw = tomllib.loads(file.read_text())
@@ -271,13 +273,14 @@ def load(file: Path) -> Recipe:
     return recipe
 
 
-def _fault(file: Path, raw: dict[str, Any], error: Any) -> Fault:
+def _fault(file: Path, raw: dict[str, Any], error: ErrorDetails) -> Fault:
     """A mistake as pydantic tells it, with the key as TOML writes it."""
-    key, at = "", raw
+    key = ""
+    at: Any = raw
     for part in error["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif isinstance(at, dict) and part not in at and part in (at.get("kind"), "prune", "quantise"):
+        elif isinstance(at, dict) and part not in at and part == at.get("kind"):
             continue  # The name of a union's member is no key.
         else:
             key += f".{part}" if key else str(part)
@@ -329,14 +332,14 @@ def lineage(recipe: Recipe, variant: Variant) -> list[Step]:
     while variant.parent is not None and variant.parent in by_name and variant.parent not in seen:
         variant = by_name[variant.parent]
         seen.add(variant.name)
-        steps = [step for step in variant.step if step.kind != "pack"] + steps
+        steps = [*(step for step in variant.step if not isinstance(step, Pack)), *steps]
     return steps
 
 
 def _order(file: Path, key: str, variant: Variant, before: list[Step]) -> list[Fault]:
     """Steps that come too late: most need a graph in floating point."""
     found: list[Fault] = []
-    done = [step for step in before if step.kind != "pack"]
+    done: list[Step] = [step for step in before if not isinstance(step, Pack)]
     for j, step in enumerate(variant.step):
         at = f"{key}.step[{j}].kind"
         quantised = next((s for s in done if isinstance(s, Quantise)), None)

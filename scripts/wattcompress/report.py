@@ -174,10 +174,10 @@ def table(builder: Builder, results: list[Result], dropped: dict[str, str]) -> s
     lines = [
         f"# {builder.recipe.name} {builder.recipe.version}: variants and what they cost",
         "",
-        f"Accuracy ({builder.folder.manifest['accuracy']['metric']}) on {tested_on(builder)}, with Wilson's interval",
-        "at 95 %. No step saw these items: it was trained and calibrated on `data.train`, and choices were made on",
-        f"`data.tune`; {builder.sets.common()} items are equal to one of those, as the collection has them. Time is the",
-        f"median of one item on one thread of {where['processor']} with ONNX Runtime {where['onnxruntime']}.",
+        f"Accuracy ({builder.folder.manifest['accuracy']['metric']}) on {tested_on(builder)}, with Wilson's",
+        "interval at 95 %. No step saw these items: it was trained and calibrated on `data.train`, and choices were",
+        f"made on `data.tune`; {builder.sets.common()} items are equal to one of those, as the collection has them. Time is",
+        f"the median of one item on one thread of {where['processor']} with ONNX Runtime {where['onnxruntime']}.",
         "" if metered else "Energy was not measured: this machine has no meter that may be read.",
         "",
         "| variant | how | accuracy | interval | MB | ms | mJ | million MACs | |",
@@ -212,7 +212,7 @@ def picture(results: list[Result], dropped: dict[str, str], file: Path, title: s
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = [
+    panels: list[tuple[str, list[float | None]]] = [
         ("ms", [r.speed.milliseconds for r in results]),
         ("mJ", [r.speed.joules and r.speed.joules * 1e3 for r in results]),
         ("MB", [r.bytes / 1e6 for r in results]),

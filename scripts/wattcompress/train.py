@@ -218,6 +218,7 @@ def train(
 
     Raises:
         Fault: if a feature's layer is unknown or fits its teacher's not, or if training diverges.
+
     """
     trainable.deterministic(seed)
     module = net.module.to(memory_format=torch.channels_last)
@@ -253,9 +254,7 @@ def train(
     module.eval()
 
 
-def _loss(
-    step: Finetune | Distil, score: str, output: Tensor, labels: Tensor, taught: Tensor | None
-) -> Tensor:
+def _loss(step: Finetune | Distil, score: str, output: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
     hard = hard_loss(score, output, labels)
     if not isinstance(step, Distil) or taught is None:
         return hard
@@ -264,9 +263,7 @@ def _loss(
 
 def _optimiser(step: Finetune | Distil, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if step.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, step.rate, momentum=0.9, weight_decay=step.weight_decay, nesterov=True
-        )
+        return torch.optim.SGD(parameters, step.rate, momentum=0.9, weight_decay=step.weight_decay, nesterov=True)
     return torch.optim.AdamW(parameters, step.rate, weight_decay=step.weight_decay)
 
 

@@ -6,6 +6,7 @@ import copy
 import io
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def from_onnx(model: onnx.ModelProto, file: Path, key: str) -> Net:
 
     Raises:
         Fault: if a node cannot be trained; it is named.
+
     """
     version = model.opset_import[0].version
     for node in model.graph.node:
@@ -86,7 +88,7 @@ def from_onnx(model: onnx.ModelProto, file: Path, key: str) -> Net:
             rule = f"node `{node.name}` is a MatMul with constant weights, which is not trained: export it as Gemm"
             raise Fault.at(file, key, "MatMul", rule)
     module = onnx2torch.convert(model)
-    modules = []
+    modules: list[nn.Module] = []
     for node in module.graph.nodes:
         if node.op == "call_module":
             inner = module.get_submodule(node.target).modules()
@@ -136,7 +138,7 @@ def add_norms(net: Net, example: Arrays) -> None:
         return
     statistics: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def observer(name: str):  # type: ignore[no-untyped-def]
+    def observer(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_: nn.Module, __: object, out: Tensor) -> None:
             over = [0, *range(2, out.dim())]
             statistics[name] = out.mean(over), out.var(over, unbiased=False)
@@ -154,13 +156,30 @@ def add_norms(net: Net, example: Arrays) -> None:
         mean, var = statistics[name]
         kind = nn.BatchNorm2d if isinstance(conv, nn.Conv2d) else nn.BatchNorm1d
         norm = kind(len(mean))
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(var)  # type: ignore[union-attr]
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
         with torch.no_grad():
             norm.weight.copy_((var + norm.eps).sqrt())
             norm.bias.copy_(mean)
         parent, _, last = places[id(conv)].rpartition(".")
         setattr(net.module.get_submodule(parent), last, nn.Sequential(OrderedDict(conv=conv, norm=norm)))
+    net.module.eval()
+
+
+def follow(net: Net, some: Arrays, batch: int = 128) -> None:
+    """Lets each BatchNorm measure its input anew, so that what follows sees the mean and variance it is used to."""
+    norms = [m for m in net.module.modules() if isinstance(m, NORM_TYPES)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        # The plain average of all batches.
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for start in range(0, len(next(iter(some.values()))), batch):
+            net.module(*tensors({n: x[start : start + batch] for n, x in some.items()}, net.inputs))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     net.module.eval()
 
 

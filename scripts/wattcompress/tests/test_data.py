@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+
 from wattcompress import data, graph, recipe
 from wattcompress.build import Builder
 from wattcompress.cache import Cache
@@ -37,18 +38,28 @@ def test_sound_data_is_loaded(place: Place) -> None:
     ("file", "change", "line"),
     [
         ("test-labels.npy", np.zeros_like, "data.test.labels = 0: all items are of one class"),
-        ("test-labels.npy", lambda x: x[:-3], "data.test.inputs.image = 300: there are 297 labels: 3 are missing"),
+        (
+            "test-labels.npy",
+            lambda x: x[:-3],
+            "data.test.inputs.image = 300: there are 297 labels: 3 are missing",
+        ),
         ("test-labels.npy", lambda x: np.where(x == 1, -1, x), "data.test.labels = -1: a label below 0"),
         ("test-labels.npy", lambda x: x.astype(np.float32), "labels are class numbers"),
         ("test-labels.npy", lambda x: x[:, None], "one label per item: the shape must be (N,)"),
-        ("test.npy", lambda x: x[:, :7], "data.test.inputs.image = (300, 7, 8): the model takes items of shape"),
-        ("test.npy", lambda x: x.astype(np.float32), "data.test.inputs.image = 'float32': the model takes uint8"),
+        (
+            "test.npy",
+            lambda x: x[:, :7],
+            "data.test.inputs.image = (300, 7, 8): the model takes items of shape",
+        ),
+        (
+            "test.npy",
+            lambda x: x.astype(np.float32),
+            "data.test.inputs.image = 'float32': the model takes uint8",
+        ),
         ("tune-labels.npy", lambda x: x[:4], "data.tune.labels = 4: too few items: at least 10"),
     ],
 )
-def test_unfit_data_is_named(
-    place: Place, file: str, change: Callable[[np.ndarray], np.ndarray], line: str
-) -> None:
+def test_unfit_data_is_named(place: Place, file: str, change: Callable[[np.ndarray], np.ndarray], line: str) -> None:
     array = np.load(place.path / file)
     np.save(place.path / file, change(array))
     assert line in told(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from wattcompress import recipe
 from wattcompress.faults import Fault
 
@@ -60,15 +61,27 @@ def test_shipped_recipes_are_sound_and_have_all_kinds(file: Path) -> None:
             "variant[2].step[0].teacher = 'nobody': is no earlier variant; there are: base, learnt",
         ),
         ('{ kind = "prune", method = "l1", amount = 1.5 }', "step[0].amount = 1.5: should be less than 1"),
-        ('{ kind = "prune", method = "l1", amount = nan }', "step[0].amount = nan: should be a finite number"),
+        (
+            '{ kind = "prune", method = "l1", amount = nan }',
+            "step[0].amount = nan: should be a finite number",
+        ),
         ('{ kind = "prune", method = "l1" }', "method 'l1' wants an amount between 0 and 1, and no clusters"),
         (
             '{ kind = "prune", method = "l1", amount = 0.9, budget = "sensitivity" }',
             "amount 0.9 is beyond the highest of sensitivity.levels",
         ),
-        ('{ kind = "prune", method = "cluster" }', "method 'cluster' wants clusters, from 2 to 256, and no amount"),
-        ('{ kind = "prune", method = "l3", amount = 0.5 }', "step[0].method = 'l3': should be 'l1', 'l2' or 'cluster'"),
-        ('{ kind = "quantise", format = "log2" }', "bits belongs to the formats log2, codebook and matmul-nbits"),
+        (
+            '{ kind = "prune", method = "cluster" }',
+            "method 'cluster' wants clusters, from 2 to 256, and no amount",
+        ),
+        (
+            '{ kind = "prune", method = "l3", amount = 0.5 }',
+            "step[0].method = 'l3': should be 'l1', 'l2' or 'cluster'",
+        ),
+        (
+            '{ kind = "quantise", format = "log2" }',
+            "bits belongs to the formats log2, codebook and matmul-nbits",
+        ),
         ('{ kind = "quantise", format = "int8", weights = "uint8" }', "set per_channel = false, or int8"),
         ('{ kind = "quantize" }', "variant[2].step[0]"),
         ('{ kind = "finetune", examples = 9, epochs = 1 }', "step[0].epochs = 1: is no key of this table"),
@@ -88,11 +101,19 @@ def test_an_impossible_step_is_named(place: Place, step: str, line: str) -> None
     [
         ('name = "learnt"', 'name = "base"', "variant[1].name = 'base': is the name of an earlier variant"),
         ('name = "learnt"', 'name = "le arnt"', "variant[1].name = 'le arnt': String should match"),
-        ('name = "learnt"', 'name = "learnt"\nparent = "x"', "variant[1].parent = 'x': is no earlier variant"),
+        (
+            'name = "learnt"',
+            'name = "learnt"\nparent = "x"',
+            "variant[1].parent = 'x': is no earlier variant",
+        ),
         ('variants = ["learnt"]', 'variants = ["x"]', "quick.variants[0] = 'x': is the name of no variant"),
         ("seed = 5", "seed = -1", "seed = -1: should be greater than or equal to 0"),
         ("seed = 5", 'seed = "5"', "seed = '5': should be a valid integer"),
-        ('source = "npy"', 'source = "tones"', "source 'tones' wants count, seed, and no other of these keys"),
+        (
+            'source = "npy"',
+            'source = "tones"',
+            "source 'tones' wants count, seed, and no other of these keys",
+        ),
         ('labels = "test-labels.npy"', 'labels = "test-labels.npy"\nitems = [9, 3]', "holds none"),
         ("[data.tune]", "[data.tun]", "data.tune: is missing"),
         ("seed = 5", "seed = ", "cannot be read as TOML"),

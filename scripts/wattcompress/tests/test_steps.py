@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from wattcompress import data, graph, pack, prune, quantise, recipe, train, trainable
 from wattcompress.cache import Cache
 from wattcompress.faults import Fault
@@ -76,7 +77,11 @@ def test_norms_that_are_added_change_nothing(learnt: onnx.ModelProto) -> None:
 
 
 def test_preprocessing_is_what_lies_before_the_first_layer(learnt: onnx.ModelProto) -> None:
-    assert [n.op_type for n in learnt.graph.node if n.name in graph.front(learnt)] == ["Cast", "Mul", "Unsqueeze"]
+    assert [n.op_type for n in learnt.graph.node if n.name in graph.front(learnt)] == [
+        "Cast",
+        "Mul",
+        "Unsqueeze",
+    ]
 
 
 # --- Packing ---
@@ -109,7 +114,11 @@ def test_zeros_are_packed_exactly(size: tuple[int, int], dtype: type) -> None:
     kind = TensorProto.INT8 if dtype is np.int8 else TensorProto.FLOAT
     output = helper.make_tensor_value_info("y", kind, None)
     plain = helper.make_graph(
-        [helper.make_node("Identity", ["w"], ["y"])], "g", [], [output], [numpy_helper.from_array(weight, "w")]
+        [helper.make_node("Identity", ["w"], ["y"])],
+        "g",
+        [],
+        [output],
+        [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(plain, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     pack.bitmap(model, "w", weight, half=False).commit()
@@ -144,9 +153,7 @@ def test_packing_takes_the_smaller_form_and_halves_the_rest(learnt: onnx.ModelPr
     ],
     ids=lambda keys: "-".join(str(v) for v in keys.values()) if isinstance(keys, dict) else "",
 )
-def test_a_quantised_net_still_knows(
-    learnt: onnx.ModelProto, keys: dict[str, Any], largest_loss: float
-) -> None:
+def test_a_quantised_net_still_knows(learnt: onnx.ModelProto, keys: dict[str, Any], largest_loss: float) -> None:
     made = quantise.quantise(learnt, step(kind="quantise", **keys), labelled(200, 1), 1, FILE, "x")
     onnx.checker.check_model(made, full_check=True)
     assert right(learnt) > 0.9
@@ -343,7 +350,7 @@ def test_a_loss_that_is_no_number_is_told(learnt: onnx.ModelProto) -> None:
 
 def test_each_item_comes_once_before_any_comes_twice() -> None:
     batches = list(train.order(10, 25, 4, 1))
-    assert sorted(np.concatenate(batches[:2] + [batches[2][:2]])) == list(range(10))
+    assert sorted(np.concatenate([*batches[:2], batches[2][:2]])) == list(range(10))
     # 25 examples are 6 batches of 4; the last one has too few for a batch.
     assert [len(b) for b in batches] == [4] * 6
 
