@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import models
@@ -174,10 +175,14 @@ def table(builder: Builder, results: list[Result], dropped: dict[str, str]) -> s
     lines = [
         f"# {builder.recipe.name} {builder.recipe.version}: variants and what they cost",
         "",
-        f"Accuracy ({builder.folder.manifest['accuracy']['metric']}) on {tested_on(builder)}, with Wilson's",
-        "interval at 95 %. No step saw these items: it was trained and calibrated on `data.train`, and choices were",
-        f"made on `data.tune`; {builder.sets.common()} items are equal to one of those, as the collection has them. Time is",
-        f"the median of one item on one thread of {where['processor']} with ONNX Runtime {where['onnxruntime']}.",
+        fill(
+            f"Accuracy ({builder.folder.manifest['accuracy']['metric']}) on {tested_on(builder)}, with Wilson's "
+            "interval at 95 %. No step saw these items: it was trained and calibrated on `data.train`, and choices "
+            f"were made on `data.tune`; {builder.sets.common()} items are equal to one of those, as the collection "
+            f"has them. Time is the median of one item on one thread of {where['processor']} with ONNX Runtime "
+            f"{where['onnxruntime']}.",
+            118,
+        ),
         "" if metered else "Energy was not measured: this machine has no meter that may be read.",
         "",
         "| variant | how | accuracy | interval | MB | ms | mJ | million MACs | |",
@@ -196,10 +201,13 @@ def table(builder: Builder, results: list[Result], dropped: dict[str, str]) -> s
         "",
         "![accuracy against time, energy and size](pareto.png)",
         "",
-        "A variant is dominated if another is at least as accurate, as small and as fast (times within "
-        f"{100 * NOISE:.0f} % count as equal), and better in one of these. Building again with the same seed on the",
-        "same kind of processor gives the same files; other processors round sums differently. Which variants are",
-        "dominated depends on times, and times on the machine.",
+        fill(
+            "A variant is dominated if another is at least as accurate, as small and as fast (times within "
+            f"{100 * NOISE:.0f} % count as equal), and better in one of these. Building again with the same seed on "
+            "the same kind of processor gives the same files; other processors round sums differently. Which "
+            "variants are dominated depends on times, and times on the machine.",
+            118,
+        ),
         "",
     ]
     return "\n".join(lines)
