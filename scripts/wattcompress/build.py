@@ -83,13 +83,15 @@ class Builder:
 
     @cached_property
     def sets(self) -> data.Sets:
-        """The labelled data; with --quick fewer items to test on."""
+        """The labelled data; with --quick fewer items."""
         sets = data.load(self.file, self.recipe, self.folder.manifest["input"], self.score)
-        test = sets.test
+        train, test = sets.train, sets.test
+        if self.quick:
+            train = train.take(slice(0, self.recipe.quick.examples))
         if self.quick and len(test) > self.recipe.quick.test_items:
             which = np.random.default_rng(self.recipe.seed).permutation(len(test))
             test = test.take(np.sort(which[: self.recipe.quick.test_items]))
-        return data.Sets(sets.train, sets.tune, test)
+        return data.Sets(train, sets.tune, test)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -254,7 +256,13 @@ class Builder:
         kept = self.cache.json(key)
         if kept is None:
             self.say(f"{name}: accuracy")
-            found = measure.accuracy(made.file, self.sets.test, self.score, self.folder.manifest["sample"]["output"])
+            output = self.folder.manifest["sample"]["output"]
+            try:
+                found = measure.accuracy(made.file, self.sets.test, self.score, output)
+            except measure.NotFiniteError:
+                names = [variant.name for variant in self.recipe.variant]
+                rule = "answers with NaN or infinity: its last step does not fit this model, take another format"
+                raise Fault.at(self.file, f"variant[{names.index(name)}].name", name, rule) from None
             kept = measure.as_json(found)
             self.cache.put_json(key, kept)
         return measure.Accuracy(**kept)
@@ -267,7 +275,7 @@ class Builder:
             self.say("latency of all")
             item = self.sets.test.take(slice(0, 1)).inputs
             files = [m.file for m in made.values()]
-            speeds = measure.speeds(files, item, seconds=0.5 if self.quick else 2.0)
+            speeds = measure.speeds(files, item, seconds=0.3 if self.quick else 2.0)
             shas = [m.sha256 for m in made.values()]
             kept = {s: measure.as_json(speed) for s, speed in zip(shas, speeds, strict=True)}
             self.cache.put_json(key, kept)

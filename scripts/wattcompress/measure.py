@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import models
+import numpy as np
 import onnxruntime as ort
 from scipy.stats import binomtest
 
@@ -49,12 +50,23 @@ class Speed:
     joules: float | None
 
 
+class NotFiniteError(Exception):
+    """A model answers with NaN or infinity."""
+
+
 def accuracy(file: Path, data: Labelled, score: str, output: str) -> Accuracy:
-    """Counts the items that a model file gets right."""
+    """Counts the items that a model file gets right.
+
+    Raises:
+        NotFiniteError: if an answer holds what is no number.
+
+    """
     runtime, hits = graph.runtime(file, threads=2), 0
     for start in range(0, len(data), BATCH):
         part = data.take(slice(start, start + BATCH))
         (answer,) = runtime.run([output], part.inputs)
+        if not np.isfinite(answer).all():
+            raise NotFiniteError
         hits += int(models.correct(score, answer, part.labels).sum())
     return Accuracy(hits, len(data))
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import models
 import numpy as np
+import onnx
 import pytest
 
-from wattcompress import measure, recipe, report
+from wattcompress import graph, measure, recipe, report
 from wattcompress.__main__ import main
 from wattcompress.build import Builder
 from wattcompress.cache import Cache
@@ -142,6 +143,18 @@ def test_a_mistake_costs_nothing_that_was_there(
     assert told.startswith(f"compress: {place.file}: variant[1].step[0].examples = 0:")
     assert told.count("\n") == 1
     assert (out / "model.toml").read_bytes() == before
+
+
+def test_a_variant_that_answers_nan_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(place.path / "model/base.onnx")
+    graph.set_constant(model, "b4", np.full(4, np.nan, np.float32))
+    onnx.save(model, place.path / "nan.onnx")
+    whole = measure.accuracy
+    monkeypatch.setattr(measure, "accuracy", lambda _, *rest: whole(place.path / "nan.onnx", *rest))
+    assert run(place, "build", "--quick", "--out", str(place.path / "out"), monkeypatch=monkeypatch) == 2
+    assert "variant[0].name = 'base': answers with NaN or infinity" in capsys.readouterr().err
 
 
 def test_check_lists_layers(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
