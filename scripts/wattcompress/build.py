@@ -84,7 +84,7 @@ class Builder:
     @cached_property
     def sets(self) -> data.Sets:
         """The labelled data; with --quick fewer items."""
-        sets = data.load(self.file, self.recipe, self.folder.manifest["input"], self.score)
+        sets = data.load(self.file, self.recipe, self.folder.manifest)
         train, test = sets.train, sets.test
         if self.quick:
             train = train.take(slice(0, self.recipe.quick.examples))

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -62,8 +63,8 @@ class Sets:
         return len(self.test.items() & (self.train.items() | self.tune.items()))
 
 
-def load(file: Path, recipe: Recipe, inputs: list[dict[str, object]], score: str) -> Sets:
-    """Loads and checks the three sets of a recipe.
+def load(file: Path, recipe: Recipe, manifest: dict[str, Any]) -> Sets:
+    """Loads the three sets of a recipe and checks them against the manifest of the source.
 
     Raises:
         Fault: if one is missing or unfit for the model.
@@ -78,7 +79,7 @@ def load(file: Path, recipe: Recipe, inputs: list[dict[str, object]], score: str
             if spec.items[1] > len(labelled):
                 raise Fault.at(file, f"{where}.items", spec.items, f"there are {len(labelled)} items")
             labelled = labelled.take(slice(*spec.items))
-        check(file, where, labelled, inputs, score)
+        check(file, where, labelled, manifest)
         sets[key] = labelled
     result = Sets(**sets)
     common = result.common()
@@ -95,7 +96,7 @@ def _read(file: Path, where: str, spec: Data) -> Labelled:
         try:
             split = "train" if spec.split == "train" else "t10k"
             inputs, labels = models.fashion_mnist(folder, split)
-        except OSError as error:
+        except (OSError, EOFError, ValueError) as error:
             rule = f"{error}; install Debian's dataset-fashion-mnist, or name its folder in FASHION_MNIST"
             raise Fault.at(file, f"{where}.source", spec.source, rule) from error
         return Labelled(inputs, labels, spec.description)
@@ -120,8 +121,9 @@ def _array(file: Path, key: str, path: str) -> np.ndarray:
 NUMPY = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
 
-def check(file: Path, where: str, data: Labelled, inputs: list[dict[str, object]], score: str) -> None:
+def check(file: Path, where: str, data: Labelled, manifest: dict[str, Any]) -> None:
     """Fails unless the items fit the model's inputs and the labels can be scored."""
+    inputs = manifest["input"]
     names = [str(spec["name"]) for spec in inputs]
     if sorted(data.inputs) != sorted(names):
         raise Fault.at(file, f"{where}.inputs", sorted(data.inputs), f"the model's inputs are {names}")
@@ -137,7 +139,6 @@ def check(file: Path, where: str, data: Labelled, inputs: list[dict[str, object]
         if x.dtype != np.dtype(dtype):
             raise Fault.at(file, key, str(x.dtype), f"the model takes {dtype}")
         shape = spec["shape"]
-        assert isinstance(shape, list), "the manifest was checked"
         fits = x.ndim == len(shape) and all(w in (-1, h) for w, h in zip(shape, x.shape, strict=True))
         if not fits:
             raise Fault.at(file, key, x.shape, f"the model takes items of shape {shape}")
@@ -147,16 +148,20 @@ def check(file: Path, where: str, data: Labelled, inputs: list[dict[str, object]
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0])
             raise Fault.at(file, key, f"item {bad}", "holds NaN or infinity: leave it out")
-    _check_labels(file, where, labels, score)
+    _check_labels(file, where, labels, manifest)
 
 
-def _check_labels(file: Path, where: str, labels: np.ndarray, score: str) -> None:
-    key = f"{where}.labels"
-    if score == "argmax":
+def _check_labels(file: Path, where: str, labels: np.ndarray, manifest: dict[str, Any]) -> None:
+    key, scored = f"{where}.labels", manifest["sample"]
+    (shape,) = (output["shape"] for output in manifest["output"] if output["name"] == scored["output"])
+    if scored["score"] == "argmax":
         if labels.dtype.kind not in "iu":
             raise Fault.at(file, key, str(labels.dtype), "labels are class numbers: whole numbers from 0")
         if labels.min() < 0:
             raise Fault.at(file, key, int(labels.min()), "a label below 0: missing labels must be left out")
+        if len(shape) == 2 and 0 < shape[1] <= labels.max():
+            rule = f"the model tells {shape[1]} classes apart: labels are from 0 to {shape[1] - 1}"
+            raise Fault.at(file, key, int(labels.max()), rule)
         if len(np.unique(labels)) < 2:
             rule = "all items are of one class, on which any accuracy is luck: two or more are needed"
             raise Fault.at(file, key, int(labels[0]), rule)

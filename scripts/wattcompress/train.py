@@ -222,7 +222,8 @@ def train(
     """
     trainable.deterministic(seed)
     module = net.module.to(memory_format=torch.channels_last)
-    inputs, labels = trainable.tensors(data.inputs, net.inputs), torch.from_numpy(data.labels)
+    inputs = trainable.tensors(data.inputs, net.inputs)
+    labels = torch.from_numpy(data.labels.astype(np.int64 if score == "argmax" else np.float32))
     taught = torch.from_numpy(lesson.outputs) if lesson else None
     with held(net, step):
         features = _features(net, step, inputs, lesson, file, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +16,20 @@ from wattcompress.build import Builder
 from wattcompress.cache import Cache
 from wattcompress.faults import Fault
 
-from .conftest import Place
+from .conftest import MANIFEST, Place
 
-INPUTS = [{"name": "image", "dtype": "uint8", "shape": [-1, 8, 8]}]
+TINY = tomllib.loads(MANIFEST)
 
 
 def told(place: Place) -> str:
     with pytest.raises(Fault) as fault:
-        data.load(place.file, recipe.load(place.file), INPUTS, "argmax")
+        data.load(place.file, recipe.load(place.file), TINY)
     assert str(fault.value).count("\n") == 0
     return str(fault.value)
 
 
 def test_sound_data_is_loaded(place: Place) -> None:
-    sets = data.load(place.file, recipe.load(place.file), INPUTS, "argmax")
+    sets = data.load(place.file, recipe.load(place.file), TINY)
     assert (len(sets.train), len(sets.tune), len(sets.test)) == (600, 200, 300)
     assert sets.common() == 0
     assert sets.train.digest() != sets.tune.digest()
@@ -44,6 +45,11 @@ def test_sound_data_is_loaded(place: Place) -> None:
             "data.test.inputs.image = 300: there are 297 labels: 3 are missing",
         ),
         ("test-labels.npy", lambda x: np.where(x == 1, -1, x), "data.test.labels = -1: a label below 0"),
+        (
+            "test-labels.npy",
+            lambda x: x + 1,
+            "data.test.labels = 4: the model tells 4 classes apart: labels are from 0",
+        ),
         ("test-labels.npy", lambda x: x.astype(np.float32), "labels are class numbers"),
         ("test-labels.npy", lambda x: x[:, None], "one label per item: the shape must be (N,)"),
         (
@@ -93,16 +99,20 @@ def test_a_few_items_in_common_are_counted(place: Place) -> None:
     test, train = np.load(place.path / "test.npy"), np.load(place.path / "train.npy")
     test[:2] = train[:2]
     np.save(place.path / "test.npy", test)
-    assert data.load(place.file, recipe.load(place.file), INPUTS, "argmax").common() == 2
+    assert data.load(place.file, recipe.load(place.file), TINY).common() == 2
 
 
 def test_nan_in_sound_is_named(tmp_path: Path) -> None:
     frames = np.ones((20, 16), np.float32)
     frames[7, 3] = np.nan
     labelled = data.Labelled({"frames": frames}, np.full(20, 440.0, np.float32), "")
-    inputs = [{"name": "frames", "dtype": "fp32", "shape": [-1, 16]}]
+    manifest = {
+        "input": [{"name": "frames", "dtype": "fp32", "shape": [-1, 16]}],
+        "output": [{"name": "salience", "dtype": "fp32", "shape": [-1, 360]}],
+        "sample": {"score": "pitch-50-cents", "output": "salience"},
+    }
     with pytest.raises(Fault, match=r"data.test.inputs.frames = 'item 7': holds NaN or infinity"):
-        data.check(tmp_path / "r.toml", "data.test", labelled, inputs, "pitch-50-cents")
+        data.check(tmp_path / "r.toml", "data.test", labelled, manifest)
 
 
 def builder(place: Place) -> Builder:
