@@ -89,6 +89,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         model = onnx.version_converter.convert_version(model, 17)
     model = onnxslim.slim(fold(model))
     _flatten(model)
+    _channels_first(model)
     name_nodes(model)
     return clean(model)
 
@@ -131,6 +132,36 @@ def _flatten(model: onnx.ModelProto) -> None:
             del node.input[1:]
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("axis", 1))
+
+
+def _channels_first(model: onnx.ModelProto) -> None:
+    """Transpose, Flatten and Gemm become Flatten and Gemm with other columns.
+
+    Each channel's features then lie side by side, which is what removing channels takes for granted.
+    """
+    nodes, constants = list(model.graph.node), initializers(model)
+    inferred = shape_inference.infer_shapes(model).graph.value_info
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred}
+
+    def only_user(name: str, op: str) -> onnx.NodeProto | None:
+        users = [node for node in nodes if name in node.input]
+        return users[0] if len(users) == 1 and users[0].op_type == op else None
+
+    for turn in [node for node in nodes if node.op_type == "Transpose"]:
+        flat = only_user(turn.output[0], "Flatten")
+        gemm = flat and only_user(flat.output[0], "Gemm")
+        given = shapes.get(turn.input[0], [0])[1:]
+        if flat is None or gemm is None or gemm.input[1] not in constants or 0 in given:
+            continue
+        (order,) = (list(a.ints) for a in turn.attribute)
+        if order[0] != 0:
+            continue
+        back = np.argsort([axis - 1 for axis in order[1:]])
+        columns = np.arange(np.prod(given)).reshape([given[axis - 1] for axis in order[1:]])
+        moved = np.take(weight(model, gemm), columns.transpose(back).ravel(), axis=1 - channel_axis(gemm))
+        set_constant(model, gemm.input[1], moved)
+        flat.input[0] = turn.input[0]
+        model.graph.node.remove(turn)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

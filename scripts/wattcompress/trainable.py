@@ -215,10 +215,10 @@ class Frames(nn.Module):
         super().__init__()
         w = width
         self.first = _block(nn.Conv2d(1, w, (1, 64), (1, 8), (0, 28), bias=False))
-        shapes = [(w, 2 * w, 2), (2 * w, 2 * w, 2), (2 * w, 2 * w, 2)]
+        shapes = [(w, 2 * w, 2), *[(2 * w, 2 * w, 2)] * 3]
         self.body = nn.Sequential(*(_separable(i, o, s, (1, 15)) for i, o, s in shapes))
         self.pool = nn.Flatten()
-        self.head = nn.Linear(2 * w * (length // 64), outputs)
+        self.head = nn.Linear(2 * w * (length // 128), outputs)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Salience per bin."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from wattcompress import data, graph, pack, prune, quantise, recipe, train, trainable
 from wattcompress.cache import Cache
@@ -74,6 +74,25 @@ def test_norms_that_are_added_change_nothing(learnt: onnx.ModelProto) -> None:
     trainable.add_norms(net, labelled().inputs)
     assert sum(isinstance(m, trainable.NORM_TYPES) for m in net.module.modules()) == 3
     np.testing.assert_allclose(answers(trainable.to_onnx(net, labelled().inputs)), answers(learnt), atol=1e-3)
+
+
+def test_channels_lie_side_by_side_behind_a_transpose() -> None:
+    net = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,4] x) => (float[N,2] y) <int64[2] rows = {-1, 12}>
+        {
+          a = Conv <kernel_shape = [1]> (x, w1, b1)
+          turned = Transpose <perm = [0, 2, 1]> (a)
+          flat = Reshape (turned, rows)
+          y = Gemm <transB = 1> (flat, w2, b2)
+        }""")
+    rng = np.random.default_rng(1)
+    for name, shape in (("w1", (3, 3, 1)), ("b1", (3,)), ("w2", (2, 12)), ("b2", (2,))):
+        net.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 1, shape).astype(np.float32), name))
+    x = {"x": rng.normal(0, 1, (5, 3, 4)).astype(np.float32)}
+    made = graph.prepare(net)
+    assert [n.op_type for n in made.graph.node] == ["Conv", "Flatten", "Gemm"]
+    np.testing.assert_allclose(graph.run(made, x)["y"], graph.run(net, x)["y"], atol=1e-5)
 
 
 def test_preprocessing_is_what_lies_before_the_first_layer(learnt: onnx.ModelProto) -> None:
