@@ -71,9 +71,10 @@ class Builder:
         if source.variant not in names:
             rule = f"is no variant of {path}; there are: {', '.join(names)}"
             raise Fault.at(self.file, "source.variant", source.variant, rule)
-        if "sample" not in folder.manifest:
-            rule = "has no [sample], which says how outputs are scored"
-            raise Fault.at(self.file, "source.folder", source.folder, rule)
+        for key in ("license", "max_batch", "input", "output", "accuracy", "sample"):
+            if key not in folder.manifest:
+                rule = f"its model.toml has no `{key}`, which the new one needs: wattctl check says what is right"
+                raise Fault.at(self.file, "source.folder", source.folder, rule)
         return folder
 
     @property
@@ -107,6 +108,10 @@ class Builder:
         if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
             rule = "is quantised already: name a variant in floating point"
             raise Fault.at(self.file, "source.variant", given, rule)
+        try:
+            models.check_signature(self.folder, file)
+        except SystemExit as error:
+            raise Fault.at(self.file, "source.variant", given, str(error)) from None
         key = digest(["source", file_digest(self.folder.path / file), tools()])
         kept = self.cache.model(key) or self.cache.put_model(key, graph.prepare(model), {"kind": "source"})
         return Made(kept[0], kept[1]["sha256"])
@@ -176,6 +181,7 @@ class Builder:
         else:
             net = trainable.from_onnx(model, self.file, f"{where}.kind")
         if isinstance(step, Prune):
+            prune.check(model, step, self.file, where)
             # Norms from before keep the statistics of what is left as they were.
             trainable.add_norms(net, some)
             prune.prune(net, step, self.sets.tune, self.score, seed, self.file, where, self.say)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import models
 import numpy as np
+import onnx
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ from .recipe import Prune
 from .trainable import Net
 
 Say = Callable[[str], None]
+
+
+# Behind these, which weight belongs to which channel is guessed, and guessed wrong.
+LOSE_CHANNELS = ("Transpose", "Reshape", "DepthToSpace", "SpaceToDepth")
+
+
+def check(model: onnx.ModelProto, step: Prune, file: Path, key: str) -> None:
+    """Fails if channels cannot be followed through the graph.
+
+    Raises:
+        Fault: it names the node.
+
+    """
+    before = graph.front(model)
+    for node in model.graph.node:
+        if step.structure == "channels" and node.op_type in LOSE_CHANNELS and node.name not in before:
+            rule = f"node `{node.name}` is {node.op_type}, behind which channels cannot be followed: prune weights"
+            raise Fault.at(file, f"{key}.structure", step.structure, rule)
 
 
 def prune(net: Net, step: Prune, tune: Labelled, score: str, seed: int, file: Path, key: str, say: Say = print) -> None:

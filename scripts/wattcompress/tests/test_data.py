@@ -153,6 +153,16 @@ def test_an_unknown_source_is_named(place: Place) -> None:
         builder(place)
 
 
+def test_a_model_that_is_not_as_declared_is_named(place: Place) -> None:
+    manifest = place.path / "model/model.toml"
+    manifest.write_text(manifest.read_text().replace("[-1, 4]", "[-1, 5]"))
+    with pytest.raises(Fault, match=r"source.variant = 'base': base.onnx: output is .*, declared "):
+        _ = builder(place).source
+    manifest.write_text(manifest.read_text().replace('license = "MIT"', ""))
+    with pytest.raises(Fault, match=r"source.folder = 'model': its model.toml has no `license`"):
+        builder(place)
+
+
 def test_an_operator_that_cannot_be_trained_is_named_with_its_node(place: Place) -> None:
     def unsupported(model: onnx.ModelProto) -> None:
         node = next(n for n in model.graph.node if n.op_type == "Relu")
@@ -161,6 +171,23 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(place: Place)
     change_model(place, unsupported)
     built = builder(place)
     with pytest.raises(Fault, match=r"step\[0\].kind = 'Hardmax': node `strange` is Hardmax, which no training"):
+        built.build(built.recipe.variant[1])
+
+
+def test_a_node_that_channels_cannot_be_followed_through_is_named(place: Place) -> None:
+    def turn(model: onnx.ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.output[0] == "er")
+        node.output[0] = "unturned"
+        at = list(model.graph.node).index(node) + 1
+        model.graph.node.insert(at, helper.make_node("Transpose", ["unturned"], ["er"], "turn", perm=[0, 1, 3, 2]))
+
+    change_model(place, turn)
+    place.change(
+        '{ kind = "finetune", examples = 1500, batch = 32, rate = 1e-2 }',
+        '{ kind = "prune", method = "l1", structure = "channels", amount = 0.5 }',
+    )
+    built = builder(place)
+    with pytest.raises(Fault, match=r"step\[0\].structure = 'channels': node `turn` is Transpose, behind which"):
         built.build(built.recipe.variant[1])
 
 
