@@ -1,0 +1,1 @@
+"""Makes a ladder of compressed variants from one trained model: `scripts/compress` runs it."""
