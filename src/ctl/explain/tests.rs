@@ -201,7 +201,7 @@ fn decisions_agree(explained: &Explained, what: &dyn Fn() -> String) {
 /// Some thirty files, of which two are kept: each replays by itself, and both together are one record.
 #[test]
 fn a_long_record_goes_on_in_new_files() {
-    let day = day_in_files_of(50_000, vec![stream(bursts(5), 10)], &still(), 12);
+    let day = day_in_files_of(70_000, vec![stream(bursts(5), 12)], &still(), 12);
     let before = journal::previous(&day.journal);
     let replayed = [&before, &day.journal].map(|file| journal::replay(file, |_, _| {}).unwrap());
     assert!(replayed.iter().all(|file| file.events > 0 && file.checks > 0 && !file.torn), "{replayed:?}");
@@ -211,7 +211,7 @@ fn a_long_record_goes_on_in_new_files() {
     assert!(journal::resumes(&before).unwrap() && journal::resumes(&day.journal).unwrap());
 
     // Some, since each is a replay; the last one came after the first of the two files.
-    let some: Vec<&Fact> = day.facts.iter().step_by(15).chain(day.facts.last()).collect();
+    let some: Vec<&Fact> = day.facts.iter().step_by(25).chain(day.facts.last()).collect();
     let has = |file: &Path, fact: &Fact| explain(file, Which::Id(fact.request.0), false).is_ok();
     let kept: Vec<&Fact> = some.iter().copied().filter(|fact| has(&day.journal, fact)).collect();
     assert!(kept.len() > 2 && kept.len() < some.len() / 2, "{} of {}", kept.len(), some.len());
