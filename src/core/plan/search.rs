@@ -19,6 +19,9 @@ use smallvec::SmallVec;
 /// By how much a run may exceed its share of the time before it crowds out those behind it.
 const CROWDING: f64 = 1.05;
 
+/// Rounding must not rule out the highest clock that there is.
+const ROUNDING: f64 = 1.0 + 1e-9;
+
 /// Standard deviation of the logarithm of a slowdown that is worth a look, and the least share of its variance that a
 /// look must take away.
 const UNSURE: f64 = 0.05;
@@ -249,13 +252,13 @@ impl<'v, 'l> Search<'v, 'l> {
         let (top, settled_s) = (place.top(), place.change_s(place.top()));
         let lead_s = armed.map_or(0.0, |(fallback, _)| fallback.lead(top, need, time_s, settled_s).1);
         // What is to come may ask for a higher clock, not for more than there is.
-        let reserving =
-            |foreseen_s: f64, there_is_s: f64| time_s.min(foreseen_s.max(there_is_s * need) + lead_s);
+        let reserving = |foreseen_s: f64, there_is_s: f64| time_s.min(foreseen_s.max(there_is_s) + lead_s);
         let foreseen_s = foreseen_s(view, &pair, self.head, prefix.count);
-        let time_s = reserving(foreseen_s, fastest_s);
+        let time_s = reserving(foreseen_s, fastest_s * need);
         let earliest_s = newcomers.iter().map(|newcomer| newcomer.free_s).min_by(f64::total_cmp);
         let free_s = earliest_s.map_or(time_s, |earliest_s| {
-            reserving(foreseen_s.min(earliest_s), fastest_s * self.group_speed(place)).min(time_s)
+            let there_is_s = pair.course(top).when(need * ROUNDING) * self.group_speed(place);
+            reserving(foreseen_s.min(earliest_s), there_is_s)
         });
         let yields = view.tuning.hedging
             && view.catalog.board.units[place.unit.index()].preemptible
