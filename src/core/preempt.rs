@@ -36,7 +36,7 @@ impl Core {
             && self.queue.len() < HORIZON;
         let running = self.lanes[unit.index()].running.as_ref().filter(|running| able && !running.aborted);
         let Some(running) = running else { return false };
-        if running.waiting().any(|waiting| waiting.gave_way || waiting.priority < new.priority) {
+        if running.waiting().any(|waiting| !waiting.may_begin_anew() || waiting.priority < new.priority) {
             return false;
         }
         let ends = |other| {

@@ -45,6 +45,12 @@ impl Waiting {
             && catalog.variants[variant.index()].accuracy >= self.floor
     }
 
+    /// Whether its run may be stopped and begin anew: once, and not where its energy is limited, since it is paid twice.
+    #[must_use]
+    pub fn may_begin_anew(&self) -> bool {
+        !self.gave_way && self.max_energy.is_none()
+    }
+
     /// Whether what was decided of this one holds for another: itself, or one that differs in having more time. If this
     /// one waits for something, so does that.
     #[must_use]

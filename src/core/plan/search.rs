@@ -262,7 +262,7 @@ impl<'v, 'l> Search<'v, 'l> {
         });
         let yields = view.tuning.hedging
             && view.catalog.board.units[place.unit.index()].preemptible
-            && self.batch[..prefix.count].iter().all(|waiting| !waiting.gave_way);
+            && self.batch[..prefix.count].iter().all(|waiting| waiting.may_begin_anew());
         let newcomers = newcomers.clone();
         Some(Terms { pair, share_s, spare_s, armed, need, time_s, newcomers, free_s, yields })
     }

@@ -20,13 +20,18 @@ fn two_models() -> Catalog {
 
 /// A world in which a run for `m`, due after `m_ms`, has gone on for 1 ms.
 fn busy(m_ms: u64, priority: u32, change: impl FnOnce(&mut Catalog)) -> World {
+    busy_as(m_ms, change, |one| Request { priority: Some(priority), ..one })
+}
+
+/// The same for a run with other wishes.
+fn busy_as(m_ms: u64, change: impl FnOnce(&mut Catalog), wish: impl FnOnce(Request) -> Request) -> World {
     let mut catalog = two_models();
     change(&mut catalog);
     let mut world = World::new(catalog, budgets());
     world.handle(Event::Retain { model: ModelId(1), resident: true });
     world.settle();
     let deadline = Some(world.now.after(Nanos::from_millis(m_ms)));
-    world.submit(Request { id: RequestId(1), deadline, priority: Some(priority), ..request(0) });
+    world.submit(wish(Request { deadline, ..request(1) }));
     assert_eq!(world.dispatches.len(), 1);
     world.run_until(world.now.after(MS));
     world
@@ -73,9 +78,13 @@ fn a_run_does_not_give_way() {
     let mut late = busy(30, 10, |_| ());
     // It is more urgent.
     let mut urgent = busy(200, 5, |_| ());
+    // Its energy is limited, and would be spent twice.
+    let mut limited = busy_as(200, |_| (), |one| Request { max_energy: Some(Microjoules(1 << 40)), ..one });
     // It cannot be stopped.
     let mut deaf = busy(200, 10, |catalog| catalog.board.units[0].preemptible = false);
-    for (world, why) in [(&mut late, "late"), (&mut urgent, "urgent"), (&mut deaf, "deaf")] {
+    for (world, why) in
+        [(&mut late, "late"), (&mut urgent, "urgent"), (&mut limited, "limited"), (&mut deaf, "deaf")]
+    {
         ask_for_d(world, 2, 8);
         assert!(world.aborted.is_empty(), "{why}");
         assert_eq!(rejection(world.outcome(2)), Rejection::DeadlineUnreachable, "{why}");
