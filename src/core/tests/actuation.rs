@@ -88,3 +88,28 @@ fn a_domain_that_refuses_is_tried_again_ever_later() {
     world.run_until(world.now.after(Nanos::from_millis(600)));
     assert!(world.core.clocks.controllable(DomainId(0)));
 }
+
+#[test]
+fn a_clock_that_was_refused_is_no_slowdown() {
+    // On one variant that takes 20 ms at 2 GHz, which is needed, and 80 at 500 MHz, which is what it runs at.
+    let slowdown = |refused: bool| {
+        let (mut catalog, mut limits) = (world::alone(), budgets());
+        catalog.variants.truncate(1);
+        catalog.models[0].variants.truncate(1);
+        limits.classes[0].latency = Nanos::from_millis(26);
+        let mut world = World::new(catalog, limits);
+        world.settle();
+        world.slowdown = 4.0;
+        world.submit(request(1));
+        assert_eq!(world.dispatches[0].point.clock, mhz(2000));
+        if refused {
+            let domains = vec![Some(Applied::Refused(SensorFault::Busy))];
+            world.handle(Event::Applied(ApplyReport { domains }));
+        }
+        world.settle();
+        assert!(world.served(1).missed);
+        world.core.estimates.slowdown_at_point(VariantId(0), UnitId(0), 0)
+    };
+    let (told, untold) = (slowdown(true), slowdown(false));
+    assert!(told < 1.05 && untold > 1.1, "{told}, without a report {untold}");
+}
