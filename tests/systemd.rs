@@ -105,39 +105,38 @@ fn every_directive_is_justified() {
     }
 }
 
+/// Nodes below `/sys`, each with the mode that the kernel gives it, and that which it has while the package is installed.
+const NODES: [(&str, u32, u32); 14] = [
+    ("devices/platform/gpu/devfreq/gpu/min_freq", 0o644, 0o664),
+    ("devices/platform/gpu/devfreq/gpu/max_freq", 0o644, 0o664),
+    ("devices/platform/gpu/devfreq/gpu/governor", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_min_freq", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_max_freq", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_governor", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_setspeed", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/cpuinfo_max_freq", 0o444, 0o444),
+    ("kernel/nvpmodel_clk_cap/emc", 0o664, 0o664),
+    ("kernel/nvpmodel_emc_cap/emc_iso_cap", 0o660, 0o660),
+    ("devices/platform/bus@0/13e00000.host1x/15880000.nvdla0/clk_cap/dla0_core", 0o644, 0o664),
+    ("devices/platform/13e40000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
+    ("devices/13e10000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
+    ("class/powercap/intel-rapl:0/energy_uj", 0o400, 0o440),
+];
+
 /// The groups and files that the unit relies on are those that the companions make, and removing the package hands all
 /// back as kernels make it.
 #[test]
 fn groups_and_clock_files_are_handed_over_and_back() {
     let root = tempfile::tempdir().unwrap();
-    let gpu = root.path().join("sys/devices/platform/gpu/devfreq/gpu");
-    let policy = root.path().join("sys/devices/system/cpu/cpufreq/policy4");
-    let class = root.path().join("sys/class/devfreq");
-    for folder in [&gpu, &policy, &class, &root.path().join("etc")] {
-        std::fs::create_dir_all(folder).unwrap();
-    }
-    let sys = root.path().join("sys");
-    // Each with its mode, and with that which it has while the package is installed.
-    let mut nodes: Vec<(PathBuf, u32, u32)> =
-        ["min_freq", "max_freq", "governor"].map(|node| (gpu.join(node), 0o644, 0o664)).into();
-    for node in ["scaling_min_freq", "scaling_max_freq", "scaling_governor", "scaling_setspeed"] {
-        nodes.push((policy.join(node), 0o644, 0o664));
-    }
-    for (node, kernel, handed) in [
-        ("kernel/nvpmodel_clk_cap/emc", 0o664, 0o664),
-        ("kernel/nvpmodel_emc_cap/emc_iso_cap", 0o660, 0o660),
-        ("devices/platform/bus@0/13e00000.host1x/15880000.nvdla0/clk_cap/dla0_core", 0o644, 0o664),
-        ("devices/platform/13e40000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
-        ("devices/13e10000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
-        ("class/powercap/intel-rapl:0/energy_uj", 0o400, 0o440),
-        ("devices/system/cpu/cpufreq/policy4/cpuinfo_max_freq", 0o444, 0o444),
-    ] {
-        nodes.push((sys.join(node), kernel, handed));
-    }
+    let nodes = NODES.map(|(node, kernel, handed)| (root.path().join("sys").join(node), kernel, handed));
     for (node, kernel, _) in &nodes {
         std::fs::create_dir_all(node.parent().unwrap()).unwrap();
         std::fs::write(node, "1").unwrap();
         std::fs::set_permissions(node, std::fs::Permissions::from_mode(*kernel)).unwrap();
+    }
+    let class = root.path().join("sys/class/devfreq");
+    for folder in [&class, &root.path().join("etc")] {
+        std::fs::create_dir_all(folder).unwrap();
     }
     std::os::unix::fs::symlink("../../devices/platform/gpu/devfreq/gpu", class.join("gpu")).unwrap();
     if !nix::unistd::geteuid().is_root() {

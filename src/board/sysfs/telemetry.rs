@@ -132,9 +132,12 @@ fn found(spec: &BoardSpec, at: &Where<'_>) -> Vec<Slot> {
     add("over-current", Box::new(|root| OverCurrentSensor::find(root).map(boxed).ok_or_else(String::new)));
     add("throttled", Box::new(|root| ThrottledSensor::find(root).map(boxed).ok_or_else(String::new)));
     add("under-voltage", Box::new(|root| VoltageAlarm::find(root).map(boxed).ok_or_else(String::new)));
-    if let Some(sensor) = at.machine.and_then(PmicSensor::find) {
-        let slot = Slot::of("rails of the PMIC", SLOW_EVERY, boxed(sensor));
-        slots.push(slot.partial("loads on the 5 V input are not seen"));
+    if let Some(machine) = at.machine.cloned() {
+        let find = move |_: &SysfsRoot| PmicSensor::find(&machine).map(boxed).ok_or_else(String::new);
+        let name = "rails of the PMIC".to_owned();
+        let slot = Slot::new(name, SLOW_EVERY, at.root, &mut Vec::new(), Box::new(find));
+        let slot = slot.partial("loads on the 5 V input are not seen");
+        slots.extend(Some(slot).filter(|slot| !slot.is_lost()));
     }
     if let Some((machine, (_, modes))) =
         at.machine.and_then(|machine| Some((machine, PowerMode::find(machine)?)))
