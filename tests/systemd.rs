@@ -105,23 +105,38 @@ fn every_directive_is_justified() {
     }
 }
 
-/// The groups and files that the unit relies on are those that the companions make.
+/// Nodes below `/sys`, each with the mode that the kernel gives it, and that which it has while the package is installed.
+const NODES: [(&str, u32, u32); 14] = [
+    ("devices/platform/gpu/devfreq/gpu/min_freq", 0o644, 0o664),
+    ("devices/platform/gpu/devfreq/gpu/max_freq", 0o644, 0o664),
+    ("devices/platform/gpu/devfreq/gpu/governor", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_min_freq", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_max_freq", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_governor", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/scaling_setspeed", 0o644, 0o664),
+    ("devices/system/cpu/cpufreq/policy4/cpuinfo_max_freq", 0o444, 0o444),
+    ("kernel/nvpmodel_clk_cap/emc", 0o664, 0o664),
+    ("kernel/nvpmodel_emc_cap/emc_iso_cap", 0o660, 0o660),
+    ("devices/platform/bus@0/13e00000.host1x/15880000.nvdla0/clk_cap/dla0_core", 0o644, 0o664),
+    ("devices/platform/13e40000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
+    ("devices/13e10000.host1x/15880000.nvdla0/acm/clk_cap/dla0_core", 0o644, 0o664),
+    ("class/powercap/intel-rapl:0/energy_uj", 0o400, 0o440),
+];
+
+/// The groups and files that the unit relies on are those that the companions make, and removing the package hands all
+/// back as kernels make it.
 #[test]
-fn groups_and_clock_files_are_handed_over() {
+fn groups_and_clock_files_are_handed_over_and_back() {
     let root = tempfile::tempdir().unwrap();
-    let gpu = root.path().join("sys/devices/platform/gpu/devfreq/gpu");
-    let policy = root.path().join("sys/devices/system/cpu/cpufreq/policy4");
-    let class = root.path().join("sys/class/devfreq");
-    for folder in [&gpu, &policy, &class, &root.path().join("etc")] {
-        std::fs::create_dir_all(folder).unwrap();
-    }
-    let nodes = ["min_freq", "max_freq", "governor"].map(|node| gpu.join(node));
-    let clocks =
-        ["min_freq", "max_freq", "governor", "setspeed"].map(|node| policy.join(format!("scaling_{node}")));
-    let bystander = policy.join("cpuinfo_max_freq");
-    for node in nodes.iter().chain(&clocks).chain([&bystander]) {
+    let nodes = NODES.map(|(node, kernel, handed)| (root.path().join("sys").join(node), kernel, handed));
+    for (node, kernel, _) in &nodes {
+        std::fs::create_dir_all(node.parent().unwrap()).unwrap();
         std::fs::write(node, "1").unwrap();
-        std::fs::set_permissions(node, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(node, std::fs::Permissions::from_mode(*kernel)).unwrap();
+    }
+    let class = root.path().join("sys/class/devfreq");
+    for folder in [&class, &root.path().join("etc")] {
+        std::fs::create_dir_all(folder).unwrap();
     }
     std::os::unix::fs::symlink("../../devices/platform/gpu/devfreq/gpu", class.join("gpu")).unwrap();
     if !nix::unistd::geteuid().is_root() {
@@ -149,11 +164,23 @@ fn groups_and_clock_files_are_handed_over() {
     let tmpfiles = file("wattd.tmpfiles.conf");
     let Some(done) = run("systemd-tmpfiles", &[&at, "--create", tmpfiles.to_str().unwrap()]) else { return };
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    for node in nodes.iter().chain(&clocks) {
+    let group = gid("wattd-ctl");
+    for (node, _, handed) in &nodes {
         let found = node.metadata().unwrap();
-        assert_eq!((found.mode() & 0o777, found.gid()), (0o664, gid("wattd-ctl")), "{}", node.display());
+        let owner = if *handed == 0o444 { 0 } else { group };
+        assert_eq!((found.mode() & 0o777, found.gid()), (*handed, owner), "{}", node.display());
     }
-    assert_eq!(bystander.metadata().unwrap().mode() & 0o777, 0o644, "only what is written is handed over");
+    let prerm = read("debian/prerm");
+    let (_, rest) = prerm.split_once("sed -E '").unwrap();
+    let back = run("sed", &["-E", rest.split_once('\'').unwrap().0, tmpfiles.to_str().unwrap()]).unwrap();
+    let lines = root.path().join("back");
+    std::fs::write(&lines, back.stdout).unwrap();
+    let done = run("systemd-tmpfiles", &[&at, "--create", lines.to_str().unwrap()]).unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    for (node, kernel, _) in &nodes {
+        let found = node.metadata().unwrap();
+        assert_eq!((found.mode() & 0o777, found.gid()), (*kernel, 0), "{} is handed back", node.display());
+    }
 }
 
 /// The sockets stand where the configuration says that the daemon would listen.
@@ -244,24 +271,6 @@ fn files(folder: &Path) -> Vec<String> {
     }
     found.sort();
     found
-}
-
-/// What removing the package does with the lines that handed the clock files over.
-#[test]
-fn every_clock_file_is_handed_back() {
-    let prerm = read("debian/prerm");
-    let tmpfiles = read("wattd.tmpfiles.conf");
-    for line in tmpfiles.lines().filter(|line| line.starts_with('z')) {
-        let [_, path, mode, user, group, _] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("{line}");
-        };
-        let back = if path.ends_with("energy_uj") { "0400" } else { "0644" };
-        assert!(
-            prerm.contains(&format!("s/ {mode} {user} [^ ]+ / {back} root root /")),
-            "{line} in\n{prerm}"
-        );
-        assert_eq!(group, "wattd-ctl");
-    }
 }
 
 /// The user that systemd makes up is called after the unit, and must not collide with a group (217/USER).

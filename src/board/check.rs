@@ -2,7 +2,7 @@
 //! comparisons are written so that NaN fails them.
 
 use crate::board::cpus::{CpuSet, MAX_CPUS};
-use crate::board::restore::journal::is_setting;
+use crate::board::restore::journal::is_cap;
 use crate::board::spec::{
     BoardSpec, DomainInterface, DomainSpec, HoldSpec, RailInterface, RailSpec, UnitSpec, ZoneSpec,
 };
@@ -118,7 +118,7 @@ fn hold(found: &mut Vec<Problem>, hold: &HoldSpec) {
     for (index, cap) in hold.caps.iter().enumerate() {
         let path = Path::new(&cap.node);
         let below = path.components().all(|part| matches!(part, Component::Normal(_)));
-        if index >= MAX_ENTRIES || !below || !is_setting(path) {
+        if index >= MAX_ENTRIES || !below || !is_cap(path) {
             let expected = "a cap below /sys such as \"kernel/nvpmodel_clk_cap/emc\", and no other file";
             found.push(Problem::new(format!("hold.cap[{index}].node"), &cap.node, expected));
         }

@@ -136,7 +136,7 @@ pub struct UnitSpec {
     /// ONNX Runtime execution provider, such as `CPUExecutionProvider`.
     #[serde(default = "default_provider")]
     pub provider: String,
-    /// A plug-in provider library to register first.
+    /// A plug-in provider library to register first; a relative path is relative to the board file.
     #[serde(default)]
     pub provider_library: Option<std::path::PathBuf>,
     /// Options handed to the provider as they are.
@@ -288,7 +288,11 @@ impl BoardSpec {
             let message = format!("longer than the {MAX_FILE_BYTES} bytes that a board file may have");
             return Err(unreadable(std::io::Error::other(message)));
         }
-        let spec = Self::parse(&text, path)?;
+        let mut spec = Self::parse(&text, path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for library in spec.units.iter_mut().filter_map(|unit| unit.provider_library.as_mut()) {
+            *library = folder.join(&*library);
+        }
         let stem = path.file_stem().map(std::ffi::OsStr::to_string_lossy).unwrap_or_default();
         if spec.name != stem {
             let problem = Problem::new("name", &spec.name, format!("the file's stem, {stem:?}"));

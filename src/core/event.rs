@@ -240,6 +240,13 @@ pub enum Event {
         /// The lane.
         unit: UnitId,
     },
+    /// A unit's processor was switched on, or off: nothing runs there until it is on again.
+    Present {
+        /// The unit.
+        unit: UnitId,
+        /// Whether it is there.
+        yes: bool,
+    },
     /// An operator or client wants a model in memory, or out of it.
     Retain {
         /// The model.
@@ -295,6 +302,7 @@ impl Event {
             }
             Self::Retain { model, .. } => model.index() < models.len(),
             Self::Hold { domain, .. } => domain.index() < board.domains.len(),
+            Self::Present { unit, .. } => unit.index() < board.units.len(),
             Self::Probing(unit) => unit.is_none_or(|unit| unit.index() < board.units.len()),
             _ => true,
         }

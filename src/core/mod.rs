@@ -169,6 +169,7 @@ impl Core {
             }
             Event::LoadFailed { variant, unit } => self.load_failed(now, variant, unit),
             Event::Unloaded { variant, unit } => self.residency.unloaded(variant, unit),
+            Event::Present { unit, yes } => self.residency.present(unit, yes),
             Event::Retain { model, resident } => self.residency.retain(model, resident),
             Event::Sampled(readings) => self.sampled(now, &readings),
             Event::Applied(report) => {

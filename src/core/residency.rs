@@ -73,6 +73,9 @@ pub struct Residency {
     strikes: Vec<Vec<u32>>,
     retained: Vec<bool>,
     last_used: Vec<Option<Timestamp>>,
+    /// Units whose processor is switched off: nothing is wanted there.
+    #[serde(default)]
+    absent: Vec<UnitId>,
     /// Running and in the way of what a request waits for: no new work, and out when done.
     leaving: Vec<Pair>,
     /// A load that a memory cap denied, since the last change.
@@ -97,6 +100,7 @@ impl Residency {
             strikes: vec![vec![0; catalog.board.units.len()]; catalog.variants.len()],
             retained: vec![false; catalog.models.len()],
             last_used: vec![None; catalog.models.len()],
+            absent: Vec::new(),
             leaving: Vec::new(),
             denied: None,
             settled: None,
@@ -106,7 +110,28 @@ impl Residency {
     /// Whether a new batch may be sent there now.
     #[must_use]
     pub fn is_available(&self, variant: VariantId, unit: UnitId) -> bool {
-        self.is_loaded(variant, unit) && !self.leaving.contains(&(variant, unit))
+        self.is_loaded(variant, unit)
+            && !self.leaving.contains(&(variant, unit))
+            && !self.absent.contains(&unit)
+    }
+
+    /// Whether a unit's processor is there.
+    #[must_use]
+    pub fn is_present(&self, unit: UnitId) -> bool {
+        !self.absent.contains(&unit)
+    }
+
+    /// A unit's processor was switched on or off. What failed while it was off may be tried again.
+    pub fn present(&mut self, unit: UnitId, yes: bool) {
+        self.settled = None;
+        self.absent.retain(|absent| *absent != unit);
+        if !yes {
+            self.absent.push(unit);
+            return;
+        }
+        for variant in 0..self.table.len() {
+            self.pardon(VariantId::at(variant), unit);
+        }
     }
 
     /// Whether [`Residency::orders`] would order nothing, whatever runs and whoever waits. That is so for most
@@ -274,16 +299,17 @@ impl Residency {
 
     /// The acceptable variants of a model with every unit that they may run on.
     fn pairs<'a>(
-        &self,
+        &'a self,
         catalog: &'a Catalog,
         model: ModelId,
         accepts: impl Fn(VariantId) -> bool + 'a,
     ) -> impl Iterator<Item = Pair> + 'a {
         let variants = catalog.models[model.index()].variants.iter().copied();
-        variants.filter(move |&variant| accepts(variant)).flat_map(|variant| {
+        let pairs = variants.filter(move |&variant| accepts(variant)).flat_map(|variant| {
             let profiles = catalog.variants[variant.index()].profiles.iter().enumerate();
             profiles.filter(|(_, known)| known.is_some()).map(move |(unit, _)| (variant, UnitId::at(unit)))
-        })
+        });
+        pairs.filter(|(_, unit)| self.is_present(*unit))
     }
 
     /// The variant that the memory cap kept out, with what it would take.
@@ -448,6 +474,7 @@ impl Residency {
 
     fn hopeful(&self, variant: usize, unit: usize, now: Timestamp) -> bool {
         !matches!(self.table[variant][unit], Residence::Failed { until, .. } if until > now)
+            && self.is_present(UnitId::at(unit))
     }
 }
 

@@ -130,6 +130,12 @@ impl Core {
         self.residency.of(variant, unit)
     }
 
+    /// Whether a unit's processor is there.
+    #[must_use]
+    pub fn is_present(&self, unit: UnitId) -> bool {
+        self.residency.is_present(unit)
+    }
+
     /// The variant that a unit is running.
     #[must_use]
     pub fn running(&self, unit: UnitId) -> Option<VariantId> {

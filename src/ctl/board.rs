@@ -113,6 +113,10 @@ impl Look {
                 _ => writeln!(text, "battery {names}: {}", battery.problem.as_deref().unwrap_or("unknown")),
             };
         }
+        for cap in &self.found.caps {
+            let khz = cap.khz.map_or("none".to_owned(), mhz);
+            let _ = writeln!(text, "cap of {}: {khz} ({})", cap.name, cap.node);
+        }
         let reasons = self.found.zones.iter().filter_map(|zone| Some((&zone.name, zone.problem.as_ref()?)));
         let reasons = reasons
             .chain(self.found.rails.iter().filter_map(|rail| Some((&rail.name, rail.problem.as_ref()?))));

@@ -12,6 +12,7 @@
 mod backend;
 mod engine;
 mod learned;
+mod presence;
 mod profiling;
 mod setup;
 mod view;
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 use backend::Daemon;
 use engine::Engine;
 use learned::LearnedStore;
+use presence::Presence;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -189,8 +191,12 @@ fn start_workers(
     stop: &Arc<AtomicBool>,
 ) -> Result<Workers, StartError> {
     let failed = |source| StartError::Io { what: "starting a thread".to_owned(), source };
+    // A simulated board's processors are all there.
+    let bound = if board.accelerator.is_none() { &board.spec.units[..] } else { &[] };
+    let mut presence = Presence::new(bound, config.profile.on_start);
     let setup::OpenBoard { mut telemetry, actuator, state, panel, .. } = board;
     // One sweep before the first request: the core begins with knowledge.
+    presence.look(engine);
     engine.feed(Event::Sampled(telemetry.sample()));
     let background = profiling::Background {
         samples: setup::samples(&models.loaded, config.profile.check_items),
@@ -206,7 +212,7 @@ fn start_workers(
         clocks: workers::spawn("wattd-clocks", move || workers::actuate(&a, actuator)).map_err(failed)?,
         timer: workers::spawn("wattd-timer", move || workers::time(&b)).map_err(failed)?,
         sensors: workers::spawn("wattd-sensors", move || {
-            workers::sense(&c, &mut *telemetry, &panel, period, &stop);
+            workers::sense(&c, &mut *telemetry, &mut presence, &panel, period, &stop);
         })
         .map_err(failed)?,
         profiler: workers::spawn("wattd-profiler", move || background.run(&d)).map_err(failed)?,

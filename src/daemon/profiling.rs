@@ -203,6 +203,8 @@ impl Background {
     fn is_due(&self, engine: &Engine, variant: VariantId, unit: UnitId, anew: bool) -> bool {
         let state = engine.state();
         match state.core.catalog().variants[variant.index()].profiles[unit.index()] {
+            // What cannot run now is not thereby unfit.
+            _ if !state.core.is_present(unit) => false,
             Some(profile) => anew || profile.latency_source == Provenance::Conservative,
             // Not allowed, or refused: only tried again on demand, and only if a refusal was recorded.
             None => anew && engine.probes.reason(variant, unit).is_some(),
@@ -237,7 +239,7 @@ impl Background {
         }
         // However the probes ended: a clock that nobody lets go of stays there.
         self.release(engine, unit);
-        if !complete {
+        if !complete || !engine.state().core.is_present(unit) {
             return None;
         }
         let (result, outputs) = match profiler.finish() {
@@ -260,7 +262,7 @@ impl Background {
         let spec = &catalog.board.units[unit.index()];
         let profile = catalog.variants[variant.index()].profiles[unit.index()];
         let refused = engine.probes.reason(variant, unit).is_some();
-        if profile.is_none() && !refused {
+        if (profile.is_none() && !refused) || !state.core.is_present(unit) {
             return None;
         }
         let clocks = domains_of(&catalog.board, unit).map(|domain| {

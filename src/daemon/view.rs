@@ -103,7 +103,7 @@ impl Engine {
                 .map(|report| estimator(catalog, report))
                 .collect(),
             counters: counters(&state, core.board_energy),
-            missing: fixed.missing.clone(),
+            missing: missing(fixed, &state),
             instruments: fixed.panel.instruments(now),
             alarms: fixed.panel.alarms().into_iter().filter(|alarm| alarm.on.is_some()).collect(),
             foreign: fixed.panel.foreign(),
@@ -303,6 +303,14 @@ fn unit_status(state: &State, unit: UnitId) -> UnitStatus {
             .and_then(|domain| good(&state.core.snapshot().domains[domain.index()]))
             .map(|clock| clock.current.0),
     }
+}
+
+/// What the board lacks: that of the start, and units that are left out now.
+fn missing(fixed: &Fixed, state: &State) -> Vec<String> {
+    let units = state.core.catalog().board.units.iter().enumerate();
+    let absent = units.filter(|(unit, _)| !state.core.is_present(UnitId::at(*unit)));
+    let absent = absent.map(|(_, unit)| format!("unit {}: left out until its CPUs are online", unit.name));
+    fixed.missing.iter().cloned().chain(absent).collect()
 }
 
 fn problems(fixed: &Fixed, catalog: &Catalog, denied: Option<(VariantId, u64)>, cap: u64) -> Vec<String> {

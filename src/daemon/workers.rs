@@ -1,6 +1,7 @@
 //! The daemon's own threads: sensors, clocks, timer.
 
 use super::engine::Engine;
+use super::presence::Presence;
 use crate::board::panel::Panel;
 use crate::board::{Actuator, Telemetry};
 use crate::core::event::Event;
@@ -17,11 +18,12 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io
     std::thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
-/// Reads the sensors every `period`, lets the core decide on them, and pings the watchdog: only a completed
+/// Reads the sensors every `period`, lets the core decide on them, looks which CPUs are there, and pings the watchdog: only a completed
 /// control cycle counts as a sign of life.
 pub(super) fn sense(
     engine: &Engine,
     telemetry: &mut dyn Telemetry,
+    presence: &mut Presence,
     panel: &Panel,
     period: Nanos,
     stop: &AtomicBool,
@@ -33,6 +35,7 @@ pub(super) fn sense(
             return;
         }
         let readings = telemetry.sample();
+        presence.look(engine);
         engine.feed(Event::Sampled(readings));
         engine.show_budgets();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

@@ -16,7 +16,7 @@ pub use executor::{OrtExecutor, OrtSettings};
 pub use runtime::{
     Attempt, LibraryCandidates, MINIMUM_VERSION, OrtRuntime, RuntimeError, TelemetryError, disable_telemetry,
 };
-pub use unit::{ExecUnit, UnitError};
+pub use unit::{ExecUnit, UnitError, allowed_cpus};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

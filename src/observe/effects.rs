@@ -152,6 +152,12 @@ impl Names {
         [self.model(model), name, Self::at(&self.units, unit.index())]
     }
 
+    /// Name of a unit.
+    #[must_use]
+    pub fn unit(&self, unit: UnitId) -> &str {
+        Self::at(&self.units, unit.index())
+    }
+
     /// Name of a class.
     #[must_use]
     pub fn class(&self, class: ClassId) -> &str {
@@ -329,6 +335,7 @@ impl Observer {
             }
             Event::Cancel(_)
             | Event::Retain { .. }
+            | Event::Present { .. }
             | Event::Profiled { .. }
             | Event::Restored(_)
             | Event::Hold { .. }

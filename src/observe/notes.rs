@@ -94,6 +94,12 @@ impl Notes {
             }
             Event::Reconfigured(_) => info!("budgets and classes replaced"),
             Event::Drain => info!("draining: no new requests"),
+            Event::Present { unit, yes: true } => {
+                info!(unit = names.unit(*unit), "the unit's CPUs are there: it is used");
+            }
+            Event::Present { unit, yes: false } => {
+                warn!(unit = names.unit(*unit), "the unit's CPUs are offline or changed: it is left out");
+            }
             Event::Submit(_) | Event::Cancel(_) | Event::Hold { .. } | Event::Probing(_) | Event::Wake => {}
         }
     }

@@ -11,6 +11,8 @@ mod boards;
 mod clients;
 mod detecting;
 mod explaining;
+mod hotplug;
+mod plug_in;
 mod profiling;
 mod reload_journal;
 mod restoring;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod bare;
+mod caps;
 mod faults;
+mod instruments;
 mod kernel;
 mod matrix;
 mod tree;
@@ -32,7 +34,7 @@ fn written(tree: &Tree, look: &Look, offers: &[Accelerator]) -> (BoardSpec, Stri
 }
 
 fn offer(provider: &str, kind: UnitKind) -> Accelerator {
-    Accelerator { provider: provider.to_owned(), kind }
+    Accelerator { provider: provider.to_owned(), kind, library: None }
 }
 
 /// All files with what is in them.
@@ -163,11 +165,14 @@ fn a_provider_makes_a_unit_of_the_clock_it_drives() {
     );
     assert!(hint.contains("#provider = \"NAME\""), "{hint}");
     assert!(!text.contains("NAME"), "{text}");
-    let npu = offer("QNNExecutionProvider", UnitKind::Npu);
+    let library = Some(PathBuf::from("/usr/lib/plug-in.so"));
+    let npu = Accelerator { library: library.clone(), ..offer("QNNExecutionProvider", UnitKind::Npu) };
     let (spec, _) = written(&tree, &look, &[npu]);
-    assert!(
-        spec.units.iter().any(|unit| unit.kind == UnitKind::Npu && unit.domain.is_none()),
-        "without a clock"
+    let npu = spec.units.iter().find(|unit| unit.kind == UnitKind::Npu).unwrap();
+    assert_eq!(
+        (npu.domain.as_ref(), &npu.provider_library),
+        (None, &library),
+        "without a clock, by a plug-in"
     );
 }
 

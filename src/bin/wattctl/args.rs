@@ -258,12 +258,15 @@ pub(crate) struct BoardArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "root")]
     pub(crate) sysfs_root: Option<PathBuf>,
     /// Directory that stands for /, with sys, proc and etc in it: another board's, copied. Execution providers are
-    /// then left out, unless --library names one.
+    /// then left out, unless --library or --provider-library names some.
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// ONNX Runtime library to ask for execution providers [default: the usual places].
     #[arg(long, value_name = "FILE")]
     pub(crate) library: Option<PathBuf>,
+    /// Plug-in library with further execution providers, such as OpenVINO's. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) provider_library: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,7 +6,7 @@ use crate::{Done, Failure};
 use anyhow::{Context as _, anyhow};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wattd::board::detect::{Accelerator, Places, draft};
 use wattd::board::sysfs::Roots;
 use wattd::ctl::board::{Look, Providers};
@@ -20,9 +20,9 @@ pub(crate) fn board(args: &BoardArgs) -> Done {
         (None, None) => Places::default(),
     };
     // The libraries of another root are not for this machine.
-    let asked = args.root.is_none() || args.library.is_some();
-    let look = Look::over(&places, asked.then(|| providers(args.library.as_deref())))
-        .map_err(|error| Failure::Input(error.into()))?;
+    let asked = args.root.is_none() || args.library.is_some() || !args.provider_library.is_empty();
+    let providers = asked.then(|| providers(args.library.as_deref(), &args.provider_library)).transpose()?;
+    let look = Look::over(&places, providers).map_err(|error| Failure::Input(error.into()))?;
     if args.json {
         print_json(&look)?;
     } else {
@@ -34,24 +34,32 @@ pub(crate) fn board(args: &BoardArgs) -> Done {
     }
 }
 
-fn providers(library: Option<&Path>) -> Providers {
+/// What the runtime offers by itself, and with plug-ins. That there is no runtime is shown, and no failure.
+fn providers(library: Option<&Path>, plug_ins: &[PathBuf]) -> Result<Providers, Failure> {
+    let none = |problem: String| Providers { problem: Some(problem), ..Providers::default() };
     // Before the library makes threads.
     if let Err(error) = disable_telemetry() {
-        return Providers { problem: Some(error.to_string()), ..Providers::default() };
+        return Ok(none(error.to_string()));
     }
-    match OrtRuntime::init(&LibraryCandidates::installed(library.map(Path::to_owned))) {
-        Ok(runtime) => Providers {
-            library: Some(runtime.library().to_owned()),
-            version: Some(runtime.version().to_owned()),
-            devices: runtime
-                .offers()
-                .into_iter()
-                .map(|(provider, kind)| Accelerator { provider, kind })
-                .collect(),
-            problem: None,
-        },
-        Err(error) => Providers { problem: Some(error.to_string()), ..Providers::default() },
+    let runtime = match OrtRuntime::init(&LibraryCandidates::installed(library.map(Path::to_owned))) {
+        Ok(runtime) => runtime,
+        Err(error) => return Ok(none(error.to_string())),
+    };
+    let mut devices: Vec<Accelerator> = Vec::new();
+    let mut add = |library: Option<PathBuf>| {
+        for (provider, kind) in runtime.offers() {
+            if !devices.iter().any(|known| known.provider == provider && known.kind == kind) {
+                devices.push(Accelerator { provider, kind, library: library.clone() });
+            }
+        }
+    };
+    add(None);
+    for plug_in in plug_ins {
+        runtime.register_provider_library(plug_in).map_err(|error| Failure::Input(error.into()))?;
+        add(Some(plug_in.canonicalize().unwrap_or_else(|_| plug_in.clone())));
     }
+    let (library, version) = (Some(runtime.library().to_owned()), Some(runtime.version().to_owned()));
+    Ok(Providers { library, version, devices, problem: None })
 }
 
 fn write(file: &Path, look: &Look, quietly: bool) -> Done {

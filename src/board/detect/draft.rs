@@ -8,7 +8,7 @@ use crate::board::spec::{BoardSpec, DomainInterface, DomainSpec, RailInterface, 
 use crate::core::catalog::{PowerModel, UnitKind};
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A processor that an execution provider was found for.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -17,6 +17,9 @@ pub struct Accelerator {
     pub provider: String,
     /// Kind of the processor.
     pub kind: UnitKind,
+    /// The plug-in library that brings the provider, where the runtime has it not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
 }
 
 /// Providers in the order of preference; any other comes after these.
@@ -324,6 +327,9 @@ impl<'a> Drafter<'a> {
         if unit.provider != CPU_PROVIDER {
             self.line(format!("provider = {}", quoted(&unit.provider)));
         }
+        if let Some(library) = &unit.provider_library {
+            self.line(format!("provider_library = {}", quoted(&library.display().to_string())));
+        }
         if unit.kind == UnitKind::Cpu {
             self.line(format!("threads = {}", unit.threads));
         }
@@ -357,7 +363,7 @@ impl<'a> Drafter<'a> {
         let offers: Vec<&Accelerator> = self.accelerators.iter().filter(|one| one.kind == kind).collect();
         let rank =
             |offer: &&&Accelerator| PREFERRED.iter().position(|name| *name == offer.provider).unwrap_or(9);
-        let offer = offers.iter().min_by_key(rank).map(|offer| offer.provider.clone());
+        let offer = offers.iter().min_by_key(rank).copied();
         let domain =
             self.domains.iter().find(|domain| domain.clock.kind == clock).map(|one| one.name.clone());
         if domain.is_none() && offer.is_none() {
@@ -374,7 +380,8 @@ impl<'a> Drafter<'a> {
             memory_domain: known.and_then(|unit| unit.memory_domain.clone()),
             busy_power,
             rail: known.and_then(|unit| unit.rail.clone()),
-            ..plain_unit(kind, offer.as_deref().unwrap_or("NAME"))
+            provider_library: offer.and_then(|offer| offer.library.clone()),
+            ..plain_unit(kind, offer.map_or("NAME", |offer| offer.provider.as_str()))
         };
         let source = if known.is_some() && domain.is_some() { self.source() } else { "assumed".to_owned() };
         if offer.is_some() {
@@ -440,6 +447,21 @@ impl<'a> Drafter<'a> {
             .collect();
         if !left.is_empty() {
             self.line(format!("\n# Left out: {}.", left.join(", ")));
+        }
+        self.caps();
+    }
+
+    /// Hints: a firmware may not raise again what was lowered.
+    fn caps(&mut self) {
+        if self.found.caps.is_empty() {
+            return;
+        }
+        self.line("\n# Caps of clocks that are not chosen, as they are now. One that is named here is held while wattd runs.");
+        self.line("# Try by hand first whether the board raises it again: not every firmware does before the next start.");
+        for cap in &self.found.caps {
+            self.line("#[[hold.cap]]");
+            self.line(format!("#node = {}", quoted(&cap.node)));
+            self.line(cap.khz.map_or("#khz = 0 # there is none".to_owned(), |khz| format!("#khz = {khz}")));
         }
     }
 

@@ -59,7 +59,9 @@ impl Found {
             }
         }
         if !has(ClockKind::Memory) {
-            lacks("no memory clock", "its governor sets it");
+            let capped = self.caps.iter().any(|cap| cap.name.starts_with("emc"));
+            let below = if capped { ", below a cap that `hold.cap` can lower" } else { "" };
+            lacks("no memory clock", &format!("its governor sets it{below}"));
         }
         if self.battery.is_none() {
             lacks("no battery", "battery budgets do not apply");

@@ -5,6 +5,7 @@
 //! readers that the daemon uses: what is listed here can be named in a board file. Anything may be missing, and
 //! nothing that a node says is trusted: reads and lists are bounded, and texts are made fit to be shown.
 
+mod caps;
 mod clocks;
 mod draft;
 mod gaps;
@@ -12,6 +13,7 @@ mod identity;
 mod nearest;
 mod sensors;
 
+pub use caps::FoundCap;
 pub use clocks::{ClockKind, FoundClock};
 pub use draft::{Accelerator, draft};
 pub use gaps::Gap;
@@ -66,6 +68,8 @@ pub struct Found {
     pub offline: Vec<u16>,
     /// Clock domains.
     pub clocks: Vec<FoundClock>,
+    /// Caps of clocks that have no other control.
+    pub caps: Vec<FoundCap>,
     /// Thermal zones, one for each `type`.
     pub zones: Vec<FoundZone>,
     /// Power rails.
@@ -101,11 +105,12 @@ pub fn look(places: &Places) -> Result<Found, BoardError> {
         cpus.sort_unstable();
         cpus.dedup();
     }
+    let caps = caps::caps(&root, &mut notes);
     let zones = sensors::zones(&root, &mut notes);
     let rails = sensors::rails(&root);
     let battery = sensors::battery(&root);
     let pressure = PressureSensor::find(&proc).is_ok();
-    Ok(Found { identity, cpus, offline, clocks, zones, rails, battery, pressure, unreadable: notes.0 })
+    Ok(Found { identity, cpus, offline, clocks, caps, zones, rails, battery, pressure, unreadable: notes.0 })
 }
 
 /// What could not be read.

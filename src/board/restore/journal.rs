@@ -43,6 +43,8 @@ pub(crate) enum Role {
     Min,
     /// Upper bound.
     Max,
+    /// A cap of a clock that has no other control: see [`is_cap`].
+    Cap,
     /// What the board file asks to be held besides: see [`is_setting`].
     Setting,
 }
@@ -55,18 +57,22 @@ impl Role {
             Self::Governor => ["scaling_governor", "governor"].contains(&name),
             Self::Min => ["scaling_min_freq", "min_freq"].contains(&name),
             Self::Max => ["scaling_max_freq", "max_freq"].contains(&name),
+            Self::Cap => is_cap(path),
             Self::Setting => is_setting(path),
         }
     }
 }
 
-/// Nodes that may be held: the energy preference of CPUs, the limits of a cgroup's CPU time, and the caps by which a
-/// Jetson's power modes hold clocks that have no other control. Never a limit of a power monitor.
-pub(crate) fn is_setting(path: &Path) -> bool {
+/// Nodes that may be held: the energy preference of CPUs, and the limits of a cgroup's CPU time.
+fn is_setting(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let folder = path.parent().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
     ["energy_performance_preference", "cpu.max", "cpu.uclamp.min", "cpu.uclamp.max"].contains(&name)
-        || ["nvpmodel_clk_cap", "nvpmodel_emc_cap", "clk_cap"].contains(&folder)
+}
+
+/// Caps by which a Jetson's power modes hold clocks that have no other control. Never a limit of a power monitor.
+pub(crate) fn is_cap(path: &Path) -> bool {
+    let folder = path.parent().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
+    ["nvpmodel_clk_cap", "nvpmodel_emc_cap", "clk_cap"].contains(&folder)
 }
 
 /// One write to a node, and what the node showed afterwards if that was something else.
@@ -162,7 +168,7 @@ impl Node {
 fn is_value(role: Role, value: &str) -> bool {
     let fits = |c: char| match role {
         Role::Governor => c.is_ascii_alphanumeric() || c == '_' || c == '-',
-        Role::Min | Role::Max => c.is_ascii_digit(),
+        Role::Min | Role::Max | Role::Cap => c.is_ascii_digit(),
         Role::Setting => c.is_ascii_alphanumeric() || "_-. ".contains(c),
     };
     !value.is_empty() && value.len() <= MAX_VALUE && value.chars().all(fits)

@@ -230,6 +230,9 @@ pub(crate) fn put_back(root: &SysfsRoot, nodes: &[Node]) -> Vec<NodeReport> {
         let of = |role| nodes.iter().find(|n| n.path.parent() == Some(directory) && n.role == role);
         let bounds = put_back_bounds(root, of(Role::Min), of(Role::Max));
         reports.extend(bounds.into_iter().flatten());
+        // An upper bound without a lower one; a directory may hold several.
+        let caps = nodes.iter().filter(|n| n.path.parent() == Some(directory) && n.role == Role::Cap);
+        reports.extend(caps.flat_map(|cap| put_back_bounds(root, None, Some(cap))).flatten());
         let text = |node: &&Node| {
             node.path.parent() == Some(directory) && [Role::Governor, Role::Setting].contains(&node.role)
         };

@@ -4,21 +4,21 @@
 
 use super::clock::ClockNodes;
 use super::control::{Control, Raw, Refusal, originals, read};
+use super::online::ONLINE;
 use super::others::Others;
-use super::root::{SysfsError, SysfsRoot};
+use super::root::{SysfsError, SysfsRoot, garbled, parse_integer};
 use super::settings::Settings;
 use super::settle::read_back;
 use super::{highest, members};
 use crate::board::Actuator;
 use crate::board::panel::Panel;
-use crate::board::restore::journal::{Journal, Node, Role, StateLock};
+use crate::board::restore::journal::{Journal, Node, Role, StateLock, is_cap};
 use crate::board::restore::{
     JournalFate, NodeOutcome, NodeReport, RestoreError, RestoreReport, max_first, put_back,
     restore_left_over, settle, unlimited,
 };
 use crate::board::spec::DomainSpec;
 use crate::core::event::{Applied, ApplyReport, ClockBounds, SensorFault, Setpoints};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,8 +34,10 @@ pub struct SysfsActuator {
     lock: StateLock,
     /// One for each policy or device.
     controls: Vec<Control>,
-    /// By domain: which of them are its.
-    domains: Vec<Range<usize>>,
+    /// Each with those of them that are its.
+    domains: Vec<(DomainSpec, Vec<usize>)>,
+    /// CPUs that were online when policies were looked for, as the kernel lists them.
+    online: String,
     held: Settings,
     journal: Option<Journal>,
     left_over: RestoreReport,
@@ -68,16 +70,48 @@ impl SysfsActuator {
             // What is not back yet keeps its true original.
             journal = Some(Journal::create(&lock, boot.clone(), contents.nodes)?);
         }
-        let mut controls = Vec::new();
-        let each = |spec| {
-            let first = controls.len();
-            controls.extend(members(&root, spec).iter().map(|member| Control::new(&root, member)));
-            first..controls.len()
-        };
-        let domains = domains.iter().map(each).collect();
-        let mut actuator = Self { root, boot, lock, controls, domains, held, journal, left_over, panel };
-        actuator.hold();
+        let domains = domains.iter().map(|spec| (spec.clone(), Vec::new())).collect();
+        let (controls, online) = (Vec::new(), root.read(ONLINE).unwrap_or_default());
+        let mut actuator =
+            Self { root, boot, lock, controls, domains, online, held, journal, left_over, panel };
+        actuator.look_for_policies();
+        actuator.held.prepare(&actuator.root);
+        actuator.hold(0);
+        actuator.held.hold_latency();
         Ok(actuator)
+    }
+
+    /// Takes in the policies and devices of each domain that are not known yet; their names.
+    fn look_for_policies(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (spec, own) in &mut self.domains {
+            for member in members(&self.root, spec) {
+                if own.iter().all(|known| self.controls[*known].spec.select != member.select) {
+                    own.push(self.controls.len());
+                    self.controls.push(Control::new(&self.root, &member));
+                    found.push(member.name);
+                }
+            }
+        }
+        found
+    }
+
+    /// CPUs that came online may have brought policies.
+    fn follow_cpus(&mut self) {
+        let online = self.root.read(ONLINE).unwrap_or_default();
+        if online == self.online {
+            return;
+        }
+        self.online = online;
+        let policies = self.look_for_policies();
+        if policies.is_empty() {
+            return;
+        }
+        tracing::info!(online = self.online, ?policies, "CPUs came online: their clocks are set too");
+        let domains: Vec<DomainSpec> = self.domains.iter().map(|(spec, _)| spec.clone()).collect();
+        let known = self.held.wanted().len();
+        self.held.look_for_policies(&domains, &self.root);
+        self.hold(known);
     }
 
     /// What an earlier process had left changed, and what became of it.
@@ -105,16 +139,19 @@ impl SysfsActuator {
         Ok(report)
     }
 
-    /// Sets what the board file asks to be held. What does not take is said and lived without.
-    fn hold(&mut self) {
-        self.held.prepare(&self.root);
-        for (node, value) in self.held.wanted().to_vec() {
+    /// Sets what the board file asks to be held, from one of them on. What does not take is said and lived without.
+    fn hold(&mut self, from: usize) {
+        let wanted = self.held.wanted()[from..].to_vec();
+        for (node, value) in wanted {
             let result = self.root.read(&node).map_err(Refusal::from).and_then(|original| {
                 if original == value {
                     return Ok(original);
                 }
-                let recorded = Node::new("held", Role::Setting, &node, original);
-                self.on_record(vec![recorded])?;
+                let role = if is_cap(&node) { Role::Cap } else { Role::Setting };
+                if role == Role::Cap && parse_integer(&original).is_none() {
+                    return Err(garbled(&self.root.path(&node), &original, "a clock in hertz").into());
+                }
+                self.on_record(vec![Node::new("held", role, &node, original)])?;
                 self.write_text(&node, &value)?;
                 let shown = self.root.read(&node)?;
                 self.note_difference(&node, &shown);
@@ -129,15 +166,14 @@ impl SysfsActuator {
                 Err(error) => tracing::warn!(%node, value, %error, "not held"),
             }
         }
-        self.held.hold_latency();
     }
 
     /// Sets all policies of a domain alike.
     fn set_domain(&mut self, domain: usize, wanted: ClockBounds) -> Applied {
-        let range = self.domains.get(domain).cloned().unwrap_or_default();
-        let several = range.len() > 1;
-        let mut each = Vec::with_capacity(range.len());
-        for index in range {
+        let own = self.domains.get(domain).map(|(_, own)| own.clone()).unwrap_or_default();
+        let several = own.len() > 1;
+        let mut each = Vec::with_capacity(own.len());
+        for index in own {
             let result = self.set(index, wanted);
             let control = &mut self.controls[index];
             let applied = control.report(result);
@@ -308,7 +344,7 @@ impl SysfsActuator {
     fn must_write(&self, index: usize, nodes: &ClockNodes, role: Role, found: Raw, value: u64) -> bool {
         let extreme = self.controls[index].points.last() == Some(&value);
         match role {
-            Role::Governor | Role::Setting => false,
+            Role::Governor | Role::Cap | Role::Setting => false,
             Role::Max => match self.last_written(&nodes.max) {
                 Some(last) if last == value => found.max == 0 || found.max > value,
                 Some(_) => true,
@@ -388,6 +424,7 @@ impl SysfsActuator {
 
 impl Actuator for SysfsActuator {
     fn apply(&mut self, setpoints: &Setpoints) -> ApplyReport {
+        self.follow_cpus();
         let mut report = ApplyReport::default();
         for (index, wanted) in setpoints.domains.iter().enumerate() {
             report.domains.push(wanted.map(|wanted| self.set_domain(index, wanted)));
@@ -425,8 +462,9 @@ impl Actuator for SysfsActuator {
                 Err(error) => Applied::Refused(error.fault()),
             })
         };
-        let domain = |range: &Range<usize>| {
-            let each: Vec<Applied> = self.controls[range.clone()].iter().filter_map(restored).collect();
+        let domain = |(_, own): &(DomainSpec, Vec<usize>)| {
+            let each: Vec<Applied> =
+                own.iter().filter_map(|control| restored(&self.controls[*control])).collect();
             together(&each)
         };
         ApplyReport { domains: self.domains.iter().map(domain).collect() }

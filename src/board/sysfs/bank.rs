@@ -42,6 +42,8 @@ pub(crate) enum Value {
     UnderVoltage(bool),
     /// Number of the power mode.
     Mode(u32),
+    /// CPUs that are online.
+    Online(u16),
 }
 
 impl Value {
@@ -59,6 +61,7 @@ impl Value {
             Self::Throttled(bits) => (f64::from(bits), "bits"),
             Self::UnderVoltage(low) => (f64::from(u8::from(low)), "1"),
             Self::Mode(number) => (f64::from(number), "mode"),
+            Self::Online(count) => (f64::from(count), "CPUs"),
         }
     }
 }
@@ -106,6 +109,8 @@ pub(crate) struct Slot {
     watched: Mutex<Watched>,
     shown: Mutex<Shown>,
     lost: AtomicBool,
+    /// Looked for anew when CPUs come or go.
+    of_cpus: bool,
     /// Read by a thread of its own, since it took too long.
     slow: AtomicBool,
 }
@@ -134,6 +139,7 @@ impl Slot {
             note: None,
             source: Mutex::new(source.unwrap_or_default()),
             lost: AtomicBool::new(probe.is_none()),
+            of_cpus: false,
             watched: Mutex::new(Watched { find, probe, fault, due: Timestamp::ZERO }),
             shown: Mutex::default(),
             slow: AtomicBool::new(false),
@@ -154,6 +160,7 @@ impl Slot {
             watched: Mutex::new(watched),
             shown: Mutex::default(),
             lost: AtomicBool::new(false),
+            of_cpus: false,
             slow: AtomicBool::new(false),
         }
     }
@@ -167,6 +174,12 @@ impl Slot {
     /// Says what should be known about it.
     pub(crate) fn noted(mut self, note: Option<String>) -> Self {
         self.note = note;
+        self
+    }
+
+    /// What it reads depends on which CPUs are online.
+    pub(crate) fn of_cpus(mut self) -> Self {
+        self.of_cpus = true;
         self
     }
 
@@ -233,12 +246,10 @@ impl Slot {
         }
     }
 
-    /// Looks for it if it is lost.
+    /// Looks for it; what is there now takes the place of what was.
     fn look(&self, root: &SysfsRoot) {
         let Ok(mut watched) = self.watched.try_lock() else { return };
-        if watched.probe.is_none()
-            && let Ok(probe) = (watched.find)(root)
-        {
+        if let Ok(probe) = (watched.find)(root) {
             *lock(&self.source) = probe.source().display().to_string();
             watched.probe = Some(probe);
             self.lost.store(false, Ordering::Relaxed);
@@ -291,6 +302,8 @@ pub(crate) struct Bank {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) slots: Vec<Slot>,
     looking: Mutex<Looking>,
+    /// Whether CPUs came or went.
+    cpus_changed: Arc<AtomicBool>,
 }
 
 /// When vanished sensors are looked for.
@@ -301,10 +314,16 @@ struct Looking {
 }
 
 impl Bank {
-    pub(crate) fn new(root: SysfsRoot, clock: Arc<dyn Clock>, slots: Vec<Slot>) -> Self {
+    /// `cpus_changed` is set by the slot that sees it.
+    pub(crate) fn new(
+        root: SysfsRoot,
+        clock: Arc<dyn Clock>,
+        slots: Vec<Slot>,
+        cpus_changed: Arc<AtomicBool>,
+    ) -> Self {
         let lost = slots.iter().filter(|slot| slot.is_lost()).count();
         let looking = Mutex::new(Looking { last: clock.now(), pause: LOOK_EVERY, lost });
-        Self { root, clock, slots, looking }
+        Self { root, clock, slots, looking, cpus_changed }
     }
 
     /// Sensors that are there but cannot be read, with the reason. One that does not answer is left to the thread that
@@ -343,8 +362,12 @@ impl Bank {
         asked.inspect_err(|error| tracing::warn!(%error, "sensors are not looked over")).ok().map(|_| answers)
     }
 
-    /// Looks for vanished sensors if it is time: soon after one vanished, then less and less often.
+    /// Looks for vanished sensors if it is time: soon after one vanished, then less and less often. What depends on which
+    /// CPUs are online is looked for when those change.
     pub(crate) fn look_for_lost(&self) {
+        if self.cpus_changed.swap(false, Ordering::Relaxed) {
+            self.slots.iter().filter(|slot| slot.of_cpus).for_each(|slot| slot.look(&self.root));
+        }
         let lost = || self.slots.iter().filter(|slot| slot.is_lost()).count();
         let (now, before) = (self.clock.now(), lost());
         {

@@ -19,6 +19,7 @@ pub(crate) mod iio;
 mod load;
 mod memory;
 mod nvpmodel;
+mod online;
 mod others;
 mod overcurrent;
 pub(crate) mod powercap;

@@ -19,6 +19,7 @@ const LATENCY: &str = "dev/cpu_dma_latency";
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     wanted: Vec<(PathBuf, String)>,
+    epp: Option<String>,
     /// The daemon's cgroup, if it may divide it.
     delegated: Option<PathBuf>,
     latency: Option<(PathBuf, i32)>,
@@ -37,10 +38,8 @@ impl Settings {
         proc: &SysfsRoot,
         machine: Option<&SysfsRoot>,
     ) -> Self {
-        let mut settings = Self::default();
-        if let Some(epp) = &hold.epp {
-            settings.epp(epp, domains, root);
-        }
+        let mut settings = Self { epp: hold.epp.clone(), ..Self::default() };
+        settings.look_for_policies(domains, root);
         for cap in &hold.caps {
             let hertz = (u64::from(cap.khz) * 1000).to_string();
             settings.add(root, "hold.cap", PathBuf::from(&cap.node), hertz);
@@ -71,11 +70,13 @@ impl Settings {
         settings
     }
 
-    fn epp(&mut self, epp: &str, domains: &[DomainSpec], root: &SysfsRoot) {
+    /// Takes in the energy preferences of policies that are not known yet.
+    pub(super) fn look_for_policies(&mut self, domains: &[DomainSpec], root: &SysfsRoot) {
+        let Some(epp) = self.epp.clone() else { return };
         for domain in domains.iter().filter(|domain| domain.interface == DomainInterface::Cpufreq) {
             let complaints = self.missing.len();
             for policy in members(root, domain) {
-                self.preference(epp, &policy, root);
+                self.preference(&epp, &policy, root);
                 // What one of many policies lacks the others lack too.
                 if self.missing.len() > complaints {
                     break;
@@ -109,6 +110,7 @@ impl Settings {
 
     fn add(&mut self, root: &SysfsRoot, key: &str, node: PathBuf, value: String) {
         match root.may_write(&node) {
+            Ok(()) if self.wanted.iter().any(|(known, _)| *known == node) => {}
             Ok(()) => self.wanted.push((node, value)),
             Err(SysfsError::Write { path, source, .. }) => {
                 self.missing.push(format!("{key}: {} cannot be set by this user: {source}", path.display()));

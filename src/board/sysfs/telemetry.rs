@@ -7,6 +7,7 @@ use super::drm::OwnGpuTime;
 use super::load::LoadSensor;
 use super::memory::MemorySensor;
 use super::nvpmodel::PowerMode;
+use super::online::OnlineCpus;
 use super::overcurrent::OverCurrentSensor;
 use super::probes::RailSensor;
 use super::psi::PressureSensor;
@@ -23,6 +24,7 @@ use crate::time::Clock;
 use crate::units::{MilliCelsius, Nanos};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Battery, memory and pressure change slowly and cost more to read; so does what only operators look at.
 const SLOW_EVERY: Nanos = Nanos::from_secs(1);
@@ -99,39 +101,53 @@ fn named(spec: &BoardSpec, root: &SysfsRoot, missing: &mut Vec<String>) -> Vec<S
         let domain = domain.clone();
         add(name, Box::new(move |root: &SysfsRoot| find_clock(root, &domain).map(boxed)));
     }
-    slots
+    let domains = spec.zones.len() + spec.rails.len();
+    slots.into_iter().enumerate().map(|(at, slot)| if at < domains { slot } else { slot.of_cpus() }).collect()
 }
 
-/// What the board shows of itself and no board file needs to name.
+/// What the board shows of itself and no board file needs to name. Where it is not there at the start it is not looked for
+/// again.
 fn found(spec: &BoardSpec, at: &Where<'_>) -> Vec<Slot> {
     let mut slots = Vec::new();
-    let mut add = |name: &str, probe: Box<dyn Probe>| slots.push(Slot::of(name, SLOW_EVERY, probe));
+    let mut add = |name: &str, find: Find| {
+        let slot = Slot::new(name.to_owned(), SLOW_EVERY, at.root, &mut Vec::new(), find);
+        let there = !slot.is_lost();
+        slots.extend(Some(slot).filter(|_| there));
+        there
+    };
     let mut gpu = None;
     for domain in &spec.domains {
         let unit = spec.units.iter().find(|unit| unit.domain.as_ref() == Some(&domain.name));
-        let kind = unit.map(|unit| unit.kind);
-        let load =
-            find_nodes(at.root, domain).ok().and_then(|nodes| LoadSensor::find(at.root, &nodes.directory));
+        let (kind, name) = (unit.map(|unit| unit.kind), format!("load {}", domain.name));
+        let domain = domain.clone();
+        let load = move |root: &SysfsRoot| {
+            let nodes = find_nodes(root, &domain)?;
+            LoadSensor::find(root, &nodes.directory).map(boxed).ok_or_else(String::new)
+        };
+        let there = add(&name, Box::new(load));
         if kind == Some(UnitKind::Gpu) {
-            gpu = Some(load.is_some());
-        }
-        if let Some(load) = load {
-            add(&format!("load {}", domain.name), boxed(load));
+            gpu = Some(there);
         }
     }
-    for (name, probe) in [
-        ("over-current", OverCurrentSensor::find(at.root).map(boxed)),
-        ("throttled", ThrottledSensor::find(at.root).map(boxed)),
-        ("under-voltage", VoltageAlarm::find(at.root).map(boxed)),
-    ] {
-        probe.into_iter().for_each(|probe| add(name, probe));
+    add("over-current", Box::new(|root| OverCurrentSensor::find(root).map(boxed).ok_or_else(String::new)));
+    add("throttled", Box::new(|root| ThrottledSensor::find(root).map(boxed).ok_or_else(String::new)));
+    add("under-voltage", Box::new(|root| VoltageAlarm::find(root).map(boxed).ok_or_else(String::new)));
+    if let Some(machine) = at.machine.cloned() {
+        let find = move |_: &SysfsRoot| PmicSensor::find(&machine).map(boxed).ok_or_else(String::new);
+        let name = "rails of the PMIC".to_owned();
+        let slot = Slot::new(name, SLOW_EVERY, at.root, &mut Vec::new(), Box::new(find));
+        let slot = slot.partial("loads on the 5 V input are not seen");
+        slots.extend(Some(slot).filter(|slot| !slot.is_lost()));
     }
-    if let Some(sensor) = at.machine.and_then(PmicSensor::find) {
-        let slot = Slot::of("rails of the PMIC", SLOW_EVERY, boxed(sensor));
-        slots.push(slot.partial("loads on the 5 V input are not seen"));
-    }
-    if let Some((sensor, modes)) = at.machine.and_then(PowerMode::find) {
-        slots.push(Slot::of("nvpmodel", SLOW_EVERY, boxed(sensor)).noted(modes));
+    if let Some((machine, (_, modes))) =
+        at.machine.and_then(|machine| Some((machine, PowerMode::find(machine)?)))
+    {
+        let machine = machine.clone();
+        let find = move |_: &SysfsRoot| {
+            PowerMode::find(&machine).map(|(sensor, _)| boxed(sensor)).ok_or_else(String::new)
+        };
+        let slot = Slot::new("nvpmodel".to_owned(), SLOW_EVERY, at.root, &mut Vec::new(), Box::new(find));
+        slots.push(slot.noted(modes));
     }
     if gpu == Some(false)
         && let Some(sensor) = OwnGpuTime::find(at.proc)
@@ -164,13 +180,20 @@ impl SysfsTelemetry {
             Slot::new("battery".to_owned(), SLOW_EVERY, at.root, missing, find)
         });
         let battery = battery.filter(|slot| !slot.is_lost()).map(&mut place);
-        let pressure = PressureSensor::find(at.proc).map_err(|why| missing.push(why)).ok();
-        let pressure = pressure.map(|sensor| place(Slot::of("pressure", SLOW_EVERY, boxed(sensor))));
+        let proc = at.proc.clone();
+        let find: Find = Box::new(move |_| PressureSensor::find(&proc).map(boxed));
+        let pressure = Slot::new("pressure".to_owned(), SLOW_EVERY, at.root, missing, find);
+        let pressure = Some(pressure).filter(|slot| !slot.is_lost()).map(&mut place);
         let memory = place(Slot::of("memory", SLOW_EVERY, boxed(MemorySensor::new())));
         slots.extend(found(spec, at));
+        let cpus_changed = Arc::new(AtomicBool::new(false));
+        let changed = Arc::clone(&cpus_changed);
+        let find: Find = Box::new(move |root| OnlineCpus::find(root, Arc::clone(&changed)).map(boxed));
+        let online = Slot::new("CPUs online".to_owned(), SLOW_EVERY, at.root, &mut Vec::new(), find);
+        slots.extend(Some(online).filter(|slot| !slot.is_lost()));
         let hot = spec.zones.iter().map(|zone| thermal::hot_trip(at.root, &zone.name)).collect();
         let layout = Layout { zones: 0..spec.zones.len(), rails, domains, battery, pressure, memory, hot };
-        let bank = Arc::new(Bank::new(at.root.clone(), clock, slots));
+        let bank = Arc::new(Bank::new(at.root.clone(), clock, slots, cpus_changed));
         panel.attach(bank.clone());
         Self { bank, layout, panel, events: None, mode: None, buffer: Box::new(page()) }
     }

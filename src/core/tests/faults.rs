@@ -74,6 +74,36 @@ fn a_variant_that_loads_but_never_runs_is_given_up() {
 }
 
 #[test]
+fn a_unit_whose_processor_is_off_is_left_out_until_it_is_on() {
+    let mut world = World::new(catalog(), budgets());
+    let gpu = UnitId(2);
+    let held =
+        |world: &World| (0..3).filter(|id| world.core.residency.is_loaded(VariantId(*id), gpu)).count();
+    assert_eq!(held(&world), 3);
+    // Loads that failed for the processor's sake are none of the variants' faults.
+    world.loads_fail = true;
+    world.handle(Event::Present { unit: gpu, yes: false });
+    assert_eq!(held(&world), 0, "let go of: what is bound to a processor is made anew");
+    for id in 0..30 {
+        world.submit(Request { items: 8, ..request(id) });
+        world.run_until(world.now.after(Nanos::from_secs(1)));
+        world.served(id);
+    }
+    assert!(world.dispatches.iter().all(|dispatch| dispatch.unit != gpu), "nothing runs there");
+    for unit in [0, 1] {
+        world.handle(Event::Present { unit: UnitId(unit), yes: false });
+    }
+    world.submit(request(100));
+    assert_eq!(rejection(world.outcome(100)), Rejection::NotResident, "nowhere");
+    world.loads_fail = false;
+    world.handle(Event::Present { unit: gpu, yes: true });
+    assert_eq!(held(&world), 3);
+    world.submit(request(101));
+    world.settle();
+    world.served(101);
+}
+
+#[test]
 fn what_a_lane_was_loading_when_it_died_is_ordered_again() {
     let mut world = World::new(catalog(), budgets());
     let (variant, unit) = (VariantId(0), UnitId(2));

@@ -40,11 +40,11 @@ pub struct OrtExecutor {
 }
 
 impl OrtExecutor {
-    /// Registers the unit's provider library, and binds the calling thread to the unit's CPUs: to be
-    /// called on the lane's own thread.
+    /// Registers the unit's provider library. All loads must come from one thread, which they bind to those of the
+    /// unit's CPUs that are online by then.
     ///
     /// # Errors
-    /// If the unit has no threads, names CPUs or a provider that are not there, or its library is refused.
+    /// If the unit has no threads, names a provider that is not there, or its library is refused.
     pub fn new(
         runtime: &'static OrtRuntime,
         unit: ExecUnit,
@@ -58,7 +58,6 @@ impl OrtExecutor {
             runtime.register_provider_library(path).map_err(refused)?;
         }
         runtime.device(&unit)?;
-        unit.pin_current_thread()?;
         let options = RunOptions::new().map_err(|error| UnitError::Library {
             unit: unit.name.clone(),
             source: super::RuntimeError::Environment {
@@ -76,9 +75,10 @@ impl Executor for OrtExecutor {
         if let Some((_, loaded)) = self.sessions.iter().find(|(id, _)| *id == variant.id) {
             return Ok(loaded.footprint());
         }
+        let failed = |message| ExecError::Provider { variant: variant.name.clone(), message };
+        self.unit.pin_current_thread().map_err(|error| failed(error.to_string()))?;
         let opened = guarded(|| Loaded::open(self.runtime, &self.unit, &self.settings, variant));
-        let loaded =
-            opened.map_err(|message| ExecError::Provider { variant: variant.name.clone(), message })?;
+        let loaded = opened.map_err(failed)?;
         let footprint = loaded.footprint();
         self.sessions.push((variant.id, loaded));
         Ok(footprint)

@@ -1,5 +1,6 @@
 //! Which execution provider runs a unit, and how.
 
+use crate::board::cpus::{MAX_CPUS, spans};
 use crate::board::spec::UnitSpec;
 use crate::core::catalog::UnitKind;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -32,15 +33,15 @@ pub struct ExecUnit {
 /// Why a unit cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum UnitError {
-    /// A CPU that is not there.
+    /// No CPU that is there.
     #[error(
-        "unit {unit}: `cpus` names CPU {cpu}, which is offline, absent or not allowed to this process; allowed: {allowed}"
+        "unit {unit}: each of `cpus` {cpus:?} is offline, absent or not allowed to this process; allowed: {allowed}"
     )]
-    NoSuchCpu {
+    NoCpu {
         /// The unit.
         unit: String,
-        /// The CPU.
-        cpu: u16,
+        /// The CPUs.
+        cpus: Vec<u16>,
         /// What there is.
         allowed: String,
     },
@@ -138,38 +139,45 @@ impl ExecUnit {
         entries.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Binds the calling thread, and the threads it makes from now on, to the unit's CPUs. ONNX Runtime
-    /// accepts bogus CPUs silently, so they are checked here.
+    /// Binds the calling thread, and the threads it makes from now on, to those of the unit's CPUs that are there. ONNX
+    /// Runtime accepts bogus CPUs silently, so they are checked here.
     ///
     /// # Errors
-    /// If a CPU is not online or not allowed to this process, or the kernel refuses.
+    /// If none is online and allowed to this process, or the kernel refuses.
     pub fn pin_current_thread(&self) -> Result<(), UnitError> {
         if self.cpus.is_empty() {
             return Ok(());
         }
         let refused =
             |source| UnitError::Affinity { unit: self.name.clone(), cpus: self.cpus.clone(), source };
-        // The main thread's mask: what the operator, the cpuset and the kernel leave to this process.
-        let allowed = sched_getaffinity(Pid::this()).map_err(refused)?;
+        let allowed = allowed_cpus().map_err(refused)?;
         let mut wanted = CpuSet::new();
-        for &cpu in &self.cpus {
-            if !allowed.is_set(usize::from(cpu)).unwrap_or(false) {
-                let allowed = cpu_list(&allowed);
-                return Err(UnitError::NoSuchCpu { unit: self.name.clone(), cpu, allowed });
-            }
-            wanted.set(usize::from(cpu)).map_err(refused)?;
+        let mut any = false;
+        for cpu in self.cpus.iter().filter(|cpu| allowed.contains(cpu)) {
+            wanted.set(usize::from(*cpu)).map_err(refused)?;
+            any = true;
+        }
+        if !any {
+            let (unit, cpus, allowed) = (self.name.clone(), self.cpus.clone(), spans(&allowed));
+            return Err(UnitError::NoCpu { unit, cpus, allowed });
         }
         sched_setaffinity(Pid::from_raw(0), &wanted).map_err(refused)
     }
 }
 
-fn is_session_key(key: &str) -> bool {
-    key.starts_with("session.") || key.starts_with("ep.")
+/// CPUs that are online and that the operator, the cpuset and the kernel leave to this process: those of its main
+/// thread, which is bound to none of its own accord. Ascending.
+///
+/// # Errors
+/// The kernel's.
+pub fn allowed_cpus() -> nix::Result<Vec<u16>> {
+    let allowed = sched_getaffinity(Pid::this())?;
+    let all = (0..MAX_CPUS).filter(|cpu| allowed.is_set(usize::from(*cpu)).unwrap_or(false));
+    Ok(all.collect())
 }
 
-fn cpu_list(set: &CpuSet) -> String {
-    let cpus = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false));
-    cpus.map(|cpu| cpu.to_string()).collect::<Vec<_>>().join(",")
+fn is_session_key(key: &str) -> bool {
+    key.starts_with("session.") || key.starts_with("ep.")
 }
 
 #[cfg(test)]
@@ -190,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bogus_cpu_is_refused_by_name_and_the_mask_stays() {
+    fn a_unit_without_a_cpu_is_refused_by_name_and_the_mask_stays() {
         let unit = ExecUnit { cpus: vec![1000], ..ExecUnit::cpu("little", 1) };
         std::thread::spawn(move || {
             let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
             let error = unit.pin_current_thread().unwrap_err().to_string();
-            assert!(error.contains("little") && error.contains("CPU 1000"), "{error}");
+            assert!(error.contains("little") && error.contains("[1000]"), "{error}");
             assert_eq!(sched_getaffinity(Pid::from_raw(0)).unwrap(), before);
         })
         .join()
@@ -203,13 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn the_calling_thread_is_bound_to_the_unit_s_cpus() {
-        let allowed = sched_getaffinity(Pid::this()).unwrap();
-        let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
-        let unit = ExecUnit { cpus: vec![u16::try_from(first).unwrap()], ..ExecUnit::cpu("one", 1) };
+    fn the_calling_thread_is_bound_to_those_of_the_unit_s_cpus_that_are_there() {
+        let first = allowed_cpus().unwrap()[0];
+        let unit = ExecUnit { cpus: vec![1000, first], ..ExecUnit::cpu("one", 1) };
         std::thread::spawn(move || {
             unit.pin_current_thread().unwrap();
-            assert_eq!(cpu_list(&sched_getaffinity(Pid::from_raw(0)).unwrap()), first.to_string());
+            let bound = sched_getaffinity(Pid::from_raw(0)).unwrap();
+            let bound: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| bound.is_set(cpu).unwrap()).collect();
+            assert_eq!(bound, [usize::from(first)]);
         })
         .join()
         .unwrap();

@@ -77,6 +77,7 @@ impl<P: Policy> Scheduler for Server<P> {
                 self.state.residency.failed(variant, unit, now);
             }
             Event::Unloaded { variant, unit } => self.state.residency.unloaded(variant, unit),
+            Event::Present { unit, yes } => self.state.residency.present(unit, yes),
             Event::Retain { model, resident } => self.state.residency.retain(model, resident),
             Event::Sampled(readings) => {
                 self.state.knobs.sampled(&readings);

@@ -103,6 +103,14 @@ fn clock_of(path: &str) -> Option<Clock<'_>> {
     None
 }
 
+/// Whether a node is a cap of a Jetson's power modes. The one of JetPack 4 and 5 on memory holds what is written, and 0
+/// is none.
+fn is_cap(path: &str) -> bool {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let folder = parent.rsplit('/').next().unwrap_or_default();
+    ["nvpmodel_clk_cap", "nvpmodel_emc_cap", "clk_cap"].contains(&folder) && name != "emc_iso_cap"
+}
+
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
@@ -223,8 +231,20 @@ impl Live {
         Some(if asked == max || above > max { at_most(&points, asked) } else { above })
     }
 
+    /// What a cap of a power mode shows: the highest clock that the firmware gives. What was written is rounded by the
+    /// firmware, of which only is known that it never goes beyond what the board of the text shows.
+    fn cap(&self, id: NodeId) -> Option<u64> {
+        let most = self.state().original.get(&id).cloned()?.ok()?;
+        let most = number(&String::from_utf8_lossy(&most))?;
+        let held = number(&String::from_utf8_lossy(&self.held(id).ok()?))?;
+        Some(held.min(self.faults.cap(id, most)))
+    }
+
     /// What a node of a clock shows; `None`: what it holds.
     fn shown(&self, id: NodeId) -> Option<u64> {
+        if is_cap(self.leaf(id)?.0) {
+            return self.cap(id);
+        }
         let clock = clock_of(self.leaf(id)?.0)?;
         match clock.role {
             Role::Min | Role::Max => self.bound(clock, clock.role),
@@ -302,6 +322,8 @@ impl Live {
         let word = text.trim();
         let offers = |list: String| list.split_ascii_whitespace().any(|known| known == word);
         match name {
+            _ if parent.ends_with("/nvpmodel_emc_cap") => Ok(sscanf_lu(text)?.to_string()),
+            _ if is_cap(path) => Ok(kstrtoul(text)?.to_string()),
             "energy_performance_preference" => {
                 let list = self.text(&format!("{parent}/energy_performance_available_preferences"));
                 list.is_none_or(offers).then(|| word.to_owned()).ok_or(Errno::EINVAL)

@@ -4,7 +4,8 @@ use super::tree::{Tree, bounds, laptop};
 use crate::board::sysfs::kill::on::{cap, fail, fail_write};
 use crate::board::{Actuator, Telemetry};
 use crate::core::event::{Applied, ClockBounds, SensorFault};
-use crate::units::Kilohertz;
+use crate::time::Clock as _;
+use crate::units::{Kilohertz, Nanos};
 use nix::errno::Errno;
 
 fn node(cpu: usize, name: &str) -> String {
@@ -75,6 +76,42 @@ fn a_policy_whose_cpu_is_offline_does_not_count_and_one_that_refuses_does() {
     fail_write(tree.path(&node(2, "scaling_max_freq")), Errno::EIO as i32);
     let refused = Some(Applied::Refused(SensorFault::Io));
     assert_eq!(actuator.apply(&bounds(0, 1, 4_450_000, 4_450_000)).domains[0], refused);
+}
+
+#[test]
+fn policies_of_cpus_that_come_online_are_set_read_and_put_back_too() {
+    const ONLINE: &str = "devices/system/cpu/online";
+    let tree = hybrid("all").with_hold("epp = \"balance_power\"");
+    for cpu in 0..4 {
+        tree.put(&node(cpu, "energy_performance_preference"), "performance");
+    }
+    let policy = |name: &str| node(3, name);
+    tree.put(ONLINE, "0-2");
+    let away = tree.path("policy3");
+    std::fs::rename(tree.path("devices/system/cpu/cpufreq/policy3"), &away).unwrap();
+    let board = tree.board();
+    let panel = board.panel();
+    let (mut telemetry, mut actuator) = board.into_parts(&tree.state()).unwrap();
+    telemetry.sample();
+    assert_eq!(actuator.apply(&bounds(0, 1, 400_000, 400_000)).domains[0], applied(400_000, 400_000));
+    std::fs::rename(&away, tree.path("devices/system/cpu/cpufreq/policy3")).unwrap();
+    tree.put(ONLINE, "0-3");
+    tree.put(&policy("scaling_cur_freq"), "4400000");
+    assert_eq!(actuator.apply(&bounds(0, 1, 400_000, 2_900_000)).domains[0], applied(400_000, 2_900_000));
+    assert_eq!(tree.get(&policy("scaling_max_freq")), "2900000");
+    assert_eq!(tree.get(&policy("energy_performance_preference")), "balance_power");
+    // What is online is read once a second, and of other policies one in each sweep.
+    let mut fastest = Kilohertz(0);
+    for _ in 0..8 {
+        tree.clock.advance(Nanos::from_secs(1));
+        fastest = fastest.max(telemetry.sample().domains[0].unwrap().current);
+    }
+    assert_eq!(fastest, Kilohertz(4_400_000));
+    let online = panel.instruments(tree.clock.now()).into_iter().find(|one| one.name == "CPUs online");
+    assert_eq!(online.unwrap().value, Some(4.0));
+    actuator.restore();
+    assert_eq!(tree.get(&policy("scaling_max_freq")), "4450000");
+    assert_eq!(tree.get(&policy("energy_performance_preference")), "performance");
 }
 
 #[test]
