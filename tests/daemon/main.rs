@@ -11,6 +11,7 @@ mod boards;
 mod clients;
 mod detecting;
 mod explaining;
+mod memory;
 mod profiling;
 mod reload_journal;
 mod restoring;
