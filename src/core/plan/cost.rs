@@ -61,7 +61,13 @@ impl Cost {
         self.overhead_s + self.item_s[point] * batch
     }
 
-    /// The same in whole nanoseconds.
+    /// Profiled seconds of one item, overhead excluded.
+    #[inline]
+    pub(super) fn item_s(&self, point: usize) -> f64 {
+        self.item_s[point]
+    }
+
+    /// Profiled latency of a batch in whole nanoseconds.
     pub(in crate::core) fn latency(&self, point: usize, items: u32) -> Nanos {
         Nanos::from_secs_f64(self.seconds(point, items))
     }

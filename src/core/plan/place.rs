@@ -181,6 +181,10 @@ impl Deref for Ladder<'_> {
     }
 }
 
+/// By operating point, joules above idle that a run takes whatever it does, and for each item as counted by
+/// [`Cost::batch`].
+pub(super) type Prices = SmallVec<[(f64, f64); 32]>;
+
 /// A variant on a place, with what was learned about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair<'a, 'p> {
@@ -256,18 +260,29 @@ impl<'a, 'p> Pair<'a, 'p> {
         self.seconds(opp) * self.watts(opp) * mean * 1e6 / f64::from(self.items.max(1))
     }
 
-    /// The cheapest of some operating points, and what a run at any of them costs per item at least, microjoules.
-    pub(super) fn cheapest(&self, ladder: &[usize]) -> Option<(usize, f64)> {
-        let mut cheapest: Option<(usize, f64)> = None;
-        for &point in ladder {
-            let cost = self.steady(point);
-            if cheapest.is_none_or(|(_, least)| cost < least) {
-                cheapest = Some((point, cost));
+    /// What batches cost at some operating points.
+    pub(super) fn prices(&self, ladder: &[usize]) -> Prices {
+        let price = |&point: &usize| {
+            let per_second = self.outlook.slowdown(point) * self.watts(point);
+            (self.cost.seconds_of(point, 0.0) * per_second, self.cost.item_s(point) * per_second)
+        };
+        ladder.iter().map(price).collect()
+    }
+
+    /// The cheapest of the operating points that these are the prices of, and what a run at any of them costs per item at
+    /// least, microjoules.
+    pub(super) fn cheapest(&self, ladder: &[usize], prices: &Prices) -> Option<(usize, f64)> {
+        let (mut cheapest, mut least) = (None, f64::INFINITY);
+        for (&point, (overhead, item)) in ladder.iter().zip(prices) {
+            let price = overhead + item * self.batch;
+            if price < least {
+                (cheapest, least) = (Some(point), price);
             }
         }
-        let (point, least) = cheapest?;
+        let point = cheapest.or(ladder.first().copied())?;
+        let (least, present) = (self.steady(point), self.place.present);
         let changes = self.place.change_s(point) > 0.0;
-        Some((point, if changes { least.min(self.steady(self.place.present)) } else { least }))
+        Some((point, if changes { least.min(self.steady(present)) } else { least }))
     }
 
     /// The operating points worth a look, the slowest first and the highest that there is last: faster ones take more

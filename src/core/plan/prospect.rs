@@ -6,6 +6,7 @@ use super::prefix::Prefix;
 use crate::core::catalog::VariantId;
 use crate::units::Ppm;
 use smallvec::SmallVec;
+use std::cmp::Ordering;
 
 /// A variant on a unit for a batch, before it is looked at closely.
 #[derive(Debug, Clone, Copy)]
@@ -24,39 +25,68 @@ pub(super) struct Prospect {
     pub(super) cheapest: usize,
 }
 
-/// All that the batches accept and that is loaded: those on target first, the cheapest of them first, for the first that
-/// holds rules out all that cannot cost less; then the others, the most accurate first.
-pub(super) fn prospects(
-    view: &View<'_>,
-    prefixes: &[Prefix],
-    places: &[Place<'_>],
-    variants: &[VariantId],
-) -> SmallVec<[Prospect; 96]> {
-    let mut all = SmallVec::<[Prospect; 96]>::new();
-    let there =
-        |&(variant, place): &(VariantId, &Place<'_>)| view.residency.is_available(variant, place.unit);
-    let everywhere = places.iter().flat_map(|place| variants.iter().map(move |&variant| (variant, place)));
-    for (variant, place) in everywhere.filter(there) {
-        let accuracy = view.catalog.variants[variant.index()].accuracy;
-        let accepts =
-            |prefix: &Prefix| accuracy >= prefix.floor && prefix.variant.is_none_or(|only| only == variant);
-        if !prefixes.iter().any(accepts) {
-            continue;
-        }
-        let Some(alone) = Pair::new(view, variant, place, 1) else { continue };
-        let ladder = alone.ladder();
-        for (index, prefix) in prefixes.iter().enumerate().filter(|(_, prefix)| accepts(prefix)) {
-            let pair = alone.of(prefix.items);
-            let Some((cheapest, least)) = pair.cheapest(&ladder) else { continue };
-            let (place, accurate) = (place.unit.index(), accuracy >= prefix.target);
-            all.push(Prospect { prefix: index, place, variant, accuracy, accurate, least, cheapest });
-        }
+impl Prospect {
+    fn cheaper(&self, other: &Self) -> Ordering {
+        let place = |one: &Self| (one.prefix, one.place, one.variant);
+        self.least.total_cmp(&other.least).then_with(|| place(self).cmp(&place(other)))
     }
-    all.sort_unstable_by(|a, b| {
-        let by_accuracy = if a.accurate { std::cmp::Ordering::Equal } else { b.accuracy.cmp(&a.accuracy) };
-        let place = |one: &Prospect| (one.prefix, one.place, one.variant);
-        (b.accurate.cmp(&a.accurate).then(by_accuracy).then(a.least.total_cmp(&b.least)))
-            .then_with(|| place(a).cmp(&place(b)))
-    });
-    all
+}
+
+/// All that the batches accept and that is loaded.
+#[derive(Debug, Default)]
+pub(super) struct Prospects {
+    /// Those on target, the cheapest first, for the first that holds rules out all that cannot cost less.
+    pub(super) on_target: SmallVec<[Prospect; 96]>,
+    /// The others, in no order.
+    pub(super) others: SmallVec<[Prospect; 96]>,
+}
+
+impl Prospects {
+    pub(super) fn find(
+        view: &View<'_>,
+        prefixes: &[Prefix],
+        places: &[Place<'_>],
+        variants: &[VariantId],
+    ) -> Self {
+        let mut found = Self::default();
+        let there =
+            |&(variant, place): &(VariantId, &Place<'_>)| view.residency.is_available(variant, place.unit);
+        let everywhere =
+            places.iter().flat_map(|place| variants.iter().map(move |&variant| (variant, place)));
+        for (variant, place) in everywhere.filter(there) {
+            let accuracy = view.catalog.variants[variant.index()].accuracy;
+            let accepts = |prefix: &Prefix| {
+                accuracy >= prefix.floor && prefix.variant.is_none_or(|only| only == variant)
+            };
+            if !prefixes.iter().any(accepts) {
+                continue;
+            }
+            let Some(alone) = Pair::new(view, variant, place, 1) else { continue };
+            let ladder = alone.ladder();
+            let prices = alone.prices(&ladder);
+            for (index, prefix) in prefixes.iter().enumerate().filter(|(_, prefix)| accepts(prefix)) {
+                let pair = alone.of(prefix.items);
+                let Some((cheapest, least)) = pair.cheapest(&ladder, &prices) else { continue };
+                let (place, accurate) = (place.unit.index(), accuracy >= prefix.target);
+                let prospect =
+                    Prospect { prefix: index, place, variant, accuracy, accurate, least, cheapest };
+                if accurate { &mut found.on_target } else { &mut found.others }.push(prospect);
+            }
+        }
+        found.on_target.sort_unstable_by(Prospect::cheaper);
+        found
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.on_target.is_empty() && self.others.is_empty()
+    }
+
+    /// Sorts the others: the most accurate first, of these the cheapest.
+    pub(super) fn sort_others(&mut self) {
+        self.others.sort_unstable_by(|a, b| b.accuracy.cmp(&a.accuracy).then_with(|| a.cheaper(b)));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Prospect> {
+        self.on_target.iter().chain(&self.others)
+    }
 }

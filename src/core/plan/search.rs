@@ -5,7 +5,7 @@ use super::draft::{ACCURACY_SLACK, Draft, MOST_RESCUED, Priced, allowed_rescues}
 use super::foreseen::{Newcomers, foreseen_s, newcomers};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
-use super::prospect::{Prospect, prospects};
+use super::prospect::{Prospect, Prospects};
 use super::terms::Terms;
 use super::{
     Awaits, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, SHORT_OF_MEMORY,
@@ -153,15 +153,23 @@ impl<'v, 'l> Search<'v, 'l> {
         let units = (0..view.catalog.board.units.len()).map(UnitId::at);
         let places: SmallVec<[Place<'v>; 4]> = units.map(|unit| Place::new(view, unit)).collect();
         let mut ground = Ground::new(view, &places, self.head.request.model, self.prefixes.len());
-        let all = prospects(view, &self.prefixes, &places, self.variants);
+        let mut all = Prospects::find(view, &self.prefixes, &places, self.variants);
         self.tally.any_loaded = !all.is_empty();
-        for prospect in &all {
-            if self.log.is_some() || !self.is_beaten(prospect, prospect.least) {
-                self.try_prospect(prospect, &mut ground);
-            }
+        self.try_prospects(&all.on_target, &mut ground);
+        if self.log.is_some() || all.others.iter().any(|other| !self.is_beaten(other, other.least)) {
+            all.sort_others();
+            self.try_prospects(&all.others, &mut ground);
         }
         self.find_binding(&all, &mut ground);
         self.look(&places);
+    }
+
+    fn try_prospects(&mut self, prospects: &[Prospect], ground: &mut Ground<'v, '_>) {
+        for prospect in prospects {
+            if self.log.is_some() || !self.is_beaten(prospect, prospect.least) {
+                self.try_prospect(prospect, ground);
+            }
+        }
     }
 
     /// Whether what was found is better than anything that costs so much per item.
@@ -344,7 +352,7 @@ impl<'v, 'l> Search<'v, 'l> {
     }
 
     /// What keeps from something cheaper, of those that were not looked at.
-    fn find_binding(&mut self, all: &[Prospect], ground: &mut Ground<'v, '_>) {
+    fn find_binding(&mut self, all: &Prospects, ground: &mut Ground<'v, '_>) {
         let Some(best) = self.best else { return };
         let mut cheaper: SmallVec<[&Prospect; 96]> =
             all.iter().filter(|one| one.least < best.per_item() && self.is_beaten(one, one.least)).collect();

@@ -333,6 +333,26 @@ fn a_rescue_is_told_with_both_runs_and_what_each_was_expected_to_take() {
 }
 
 #[test]
+fn a_run_that_gave_way_is_told_with_when_and_why() {
+    // One has all the time and runs at a low clock; the other would be late behind it.
+    let every = |ms| Arrivals::Periodic { period: Nanos::from_millis(ms), jitter: Nanos::ZERO };
+    let due = |ms, accuracy| (Some(Nanos::from_millis(ms)), Some(Ppm::from_fraction(accuracy)));
+    let (deadline, min_accuracy) = due(500, 0.934);
+    let slow = Stream { deadline, min_accuracy, ..stream(every(600), 6) };
+    let (from, (deadline, min_accuracy)) = (slow.from.after(Nanos::from_millis(10)), due(20, 0.92));
+    let urgent = Stream { from, deadline, min_accuracy, ..stream(every(1_200), 6) };
+    let day = day(vec![slow, urgent], &still(), 7);
+    let (fact, explained) = (day.facts.iter().map(|fact| (fact, day.explain(fact.request.0))))
+        .find(|(_, explained)| explained.runs.len() == 2)
+        .unwrap_or_else(|| panic!("seed {SEED}: none gave way"));
+    agrees(&explained, fact);
+    let [first, second] = explained.runs.as_slice() else { unreachable!() };
+    assert!(first.stopped_us.is_some() && second.stopped_us.is_none(), "{explained:#?}");
+    let told = |sentence: &String| sentence.contains("gave way after 10.") && sentence.contains("began anew");
+    assert!(explained.verdict.iter().any(told), "{explained:#?}");
+}
+
+#[test]
 fn few_candidates_are_shown_unless_all_are_asked_for_and_each_ruling_is_among_them() {
     let ask = stream(Arrivals::Trace([Nanos::from_millis(500)].into()), 2);
     let day = day(vec![ask], &still(), 3);

@@ -222,6 +222,7 @@ fn regime_residency_and_clocks_follow_the_notes() {
     observer.event(ms(0), &Event::Loaded { variant, unit, footprint: Bytes(100) });
     observer.event(ms(0), &Event::Loaded { variant: VariantId(1), unit, footprint: Bytes(11) });
     observer.event(ms(0), &Event::Unloaded { variant, unit });
+    observer.effect(ms(0), &Effect::Note(Note::GaveWay { variant, unit, request: RequestId(1) }));
     let bounds = ClockBounds { min: Kilohertz(1), max: Kilohertz(2) };
     for applied in [Applied::Refused(SensorFault::Denied), Applied::Bounds(bounds)] {
         observer.event(ms(0), &Event::Applied(ApplyReport { domains: vec![Some(applied)] }));
@@ -236,6 +237,7 @@ fn regime_residency_and_clocks_follow_the_notes() {
             "wattd_variant_resident{model=\"fashion\",variant=\"big\",unit=\"cpu\"} 0",
             "wattd_variant_resident{model=\"fashion\",variant=\"small\",unit=\"cpu\"} 1",
             "wattd_variants_resident_bytes 11",
+            "wattd_preemptions_total{model=\"fashion\",variant=\"big\",unit=\"cpu\"} 1",
             "wattd_clock_refusals_total{domain=\"cpu\",fault=\"denied\"} 1",
         ],
     );
