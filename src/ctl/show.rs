@@ -4,7 +4,9 @@ use crate::board::panel::Instrument;
 use crate::core::catalog::Provenance;
 use crate::ctl::load::target::NamedTensor;
 use crate::ctl::report::table::{right, table};
-use crate::ctl::status::{CheckStatus, ModelStatus, Models, Status, VariantOnUnit, VariantStatus};
+use crate::ctl::status::{
+    CheckStatus, MemoryStatus, ModelStatus, Models, Status, VariantOnUnit, VariantStatus,
+};
 use crate::model::score;
 use crate::units::Kilohertz;
 use comfy_table::{Cell, Table};
@@ -118,26 +120,11 @@ fn board(status: &Status) -> Table {
         ]);
     }
     if let Some(memory) = &status.memory {
-        let mut bounds = format!(
-            "models {} of {}; daemon {}; machine {}",
-            bytes(memory.loaded),
-            bytes(memory.cap),
-            bytes(memory.resident),
-            bytes(memory.total)
-        );
-        if let Some(limit) = memory.limit {
-            let _ = write!(bounds, "; control group {}", bytes(limit));
-        }
-        if memory.pressed {
-            bounds.push_str("; short: only what is in use stays loaded");
-        } else if memory.cap_now < memory.cap {
-            let _ = write!(bounds, "; short: models may hold {} now", bytes(memory.cap_now));
-        }
         table.add_row(vec![
             Cell::new("memory"),
             Cell::new("available"),
             right(bytes(memory.available)),
-            Cell::new(bounds),
+            Cell::new(memory_bounds(memory)),
         ]);
     }
     if let Some(pressure) = &status.pressure {
@@ -148,6 +135,26 @@ fn board(status: &Status) -> Table {
         }
     }
     table
+}
+
+/// What is held in memory, and what bounds it.
+fn memory_bounds(memory: &MemoryStatus) -> String {
+    let mut bounds = format!(
+        "models {} of {}; daemon {}; machine {}",
+        bytes(memory.loaded),
+        bytes(memory.cap),
+        bytes(memory.resident),
+        bytes(memory.total)
+    );
+    if let Some(limit) = memory.limit {
+        let _ = write!(bounds, "; control group {}", bytes(limit));
+    }
+    if memory.pressed {
+        bounds.push_str("; short: only what is in use stays loaded");
+    } else if memory.cap_now < memory.cap {
+        let _ = write!(bounds, "; short: models may hold {} now", bytes(memory.cap_now));
+    }
+    bounds
 }
 
 fn units(status: &Status) -> Table {
