@@ -4,6 +4,7 @@
     mlp          four small layers: what a run costs beyond its arithmetic
     mobile5ms    a mobile convolutional net, about 5 ms on one x86 core
     large-input  4.9 MB per item and next to no arithmetic: what moving tensors costs
+    heavy        100 MB of weights: what loading costs
     tiny         the model of tests/data/models, with variants that must be refused
 
 Each becomes a model folder DIR/NAME with manifest and sample, labelled by its first
@@ -131,6 +132,20 @@ def large_input(folder: Path) -> None:
     finish(folder, text, [3, 640, 640], 10, 2, [Variant("fp32", "fp32")])
 
 
+def heavy(folder: Path) -> None:
+    """25 million parameters in convolutions, as a residual net of 50 layers has them."""
+    net = Net(np.random.default_rng(SEED))
+    x = net.conv("x", 3, 64, 7, stride=2)
+    for inputs, outputs in pairwise([64, 128, 256, 512]):
+        x = net.conv(x, inputs, outputs, 3, stride=2)
+    for _ in range(10):
+        x = net.conv(x, 512, 512, 3)
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    net.save(folder / "fp32.onnx", [3, 64, 64], net.dense(x, 512, 100), 100)
+    text = "A convolutional net with 100 MB of random weights"
+    finish(folder, text, [3, 64, 64], 100, 8, [Variant("fp32", "fp32")])
+
+
 def tiny(folder: Path) -> None:
     """A sound pair of variants, and two whose manifest lies about them."""
     sizes = [16, 32, 4]
@@ -215,6 +230,7 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "mlp": mlp,
     "mobile5ms": mobile5ms,
     "large-input": large_input,
+    "heavy": heavy,
     "tiny": tiny,
 }
 
@@ -225,7 +241,7 @@ def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=plain)
     parser.add_argument("dir", type=Path, help="where the model folders go")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which models (default: all but tiny)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which models (default: all but heavy and tiny)")
     args = parser.parse_args()
     for name in args.names or ["mlp", "mobile5ms", "large-input"]:
         if name not in MODELS:

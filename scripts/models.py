@@ -556,6 +556,8 @@ def fill_manifest(path: Path, data: str | None, claimed: dict[str, float] | None
             values["accuracy"] = f"{claimed[variant['name']]:.4f}"
         elif labelled:
             values["accuracy"] = f"{accuracy(folder, file, *labelled):.4f}"
+        if "sample_accuracy" in variant:
+            values["sample_accuracy"] = f"{accuracy(folder, file, *load_data(folder, 'sample')):.4f}"
         measured.append(values)
 
     lines, block = (path / "model.toml").read_text().splitlines(), -1

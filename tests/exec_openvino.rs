@@ -68,7 +68,7 @@ fn a_model_runs_on_the_plug_in_and_agrees_with_the_cpu() {
 
 #[test]
 fn a_graph_that_the_plug_in_does_not_take_is_refused_not_run_elsewhere() {
-    let Some(mut plugin) = executor() else { return };
+    let Some(plugin) = executor() else { return };
     let square = |name| spec(name, DataType::Fp32, &[Some(2), Some(2)]);
     let inverse = variant(0, "inverse.onnx", vec![square("x")], vec![square("y")]);
     cpu(1).load(&inverse).unwrap();

@@ -11,26 +11,6 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use wattd::time::{Clock, MonotonicClock};
 
-/// A board that is whatever machine this is: one CPU unit, nothing to read and nothing to set.
-const BOARD: &str = r#"
-name = "bench"
-description = "One CPU thread of whatever machine this is"
-synthetic = true
-idle_power_w = 1.0
-
-[[unit]]
-name = "cpu"
-kind = "cpu"
-threads = 1
-busy_power = { constant_w = 5.0, linear_w_per_ghz = 0.0, cubic_w_per_ghz3 = 0.0 }
-
-[thermal]
-fast_k_per_w = 0.8
-fast_tau_s = 2.0
-slow_k_per_w = 2.0
-slow_tau_s = 120.0
-"#;
-
 /// Where a server listens.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
@@ -53,15 +33,8 @@ pub(crate) fn setups(models: &Path, binaries: &[&str]) -> Vec<Named> {
 
 /// The real board of this machine, measured profiles, everything resident.
 fn setup(models: &Path, binary: Option<&str>) -> Setup {
-    let mut setup = Setup::new();
-    let board = setup.path("bench.toml");
-    std::fs::write(&board, BOARD).unwrap();
-    setup.set("board.file", board.display().to_string());
-    setup.set("board.sample_period_ms", 100);
-    setup.set("simulation.mode", "off");
-    setup.set("models.dir", vec![models.canonicalize().unwrap().display().to_string()]);
+    let mut setup = Setup::bare(models);
     setup.set("models.load", vec!["mlp".to_owned(), "mobile5ms".to_owned(), "large-input".to_owned()]);
-    setup.set("profile.on_start", true);
     if let Some(binary) = binary {
         setup.binary(binary);
     }

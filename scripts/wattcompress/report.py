@@ -100,7 +100,8 @@ def manifest(builder: Builder, kept: list[Result], results: list[Result]) -> str
     sample = given["sample"]
     pairs = ", ".join(f"{_text(n)} = {_text(f)}" for n, f in sample["inputs"].items())
     lines += ["", "[accuracy]", f"metric = {_text(given['accuracy']['metric'])}"]
-    lines += [f"data = {_text(tested_on(builder))}", "", "[sample]", f"inputs = {{ {pairs} }}"]
+    lines += [f"data = {_text(tested_on(builder))}", f"items = {len(builder.sets.test)}"]
+    lines += ["", "[sample]", f"inputs = {{ {pairs} }}"]
     lines += [f"{key} = {_text(sample[key])}" for key in ("labels", "score", "output")]
     names = {result.variant.name for result in kept}
     parents = {result.variant.name: result.parent for result in results}

@@ -160,6 +160,11 @@ pub struct Journal {
     pub flushed: oneshot::Receiver<()>,
 }
 
+/// A model that there will be no room for in memory. Says how much it takes, and how much models may hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TooLarge(pub String);
+
 /// The daemon, as the API sees it. All methods return at once.
 pub trait Backend: Send + Sync + 'static {
     /// Hands a request to the core.
@@ -174,7 +179,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether the daemon takes requests.
     fn ready(&self) -> bool;
     /// Asks for a model to be kept in memory or let go.
-    fn retain(&self, model: usize, resident: bool);
+    ///
+    /// # Errors
+    /// If it takes more memory than models may hold: both figures.
+    fn retain(&self, model: usize, resident: bool) -> Result<(), TooLarge>;
     /// Counters of a model.
     fn counters(&self, model: usize) -> ModelCounters;
     /// Everything `wattctl status` shows, as JSON.

@@ -13,6 +13,7 @@ use proto::repository_index_response::ModelIndex;
 use proto::system_shared_memory_status_response::RegionStatus;
 use proto::{InferStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
 use std::ffi::CString;
+use tonic::Code;
 
 /// As clients know runtimes by.
 const PLATFORM: &str = "onnxruntime_onnx";
@@ -177,8 +178,8 @@ pub(super) async fn retain(connection: &Connection, name: &str, resident: bool) 
     operators_only(connection).await?;
     let models = connection.backend().models();
     let index = find_model(&models, name, "")?;
-    connection.backend().retain(index, resident);
-    Ok(())
+    let retained = connection.backend().retain(index, resident);
+    retained.map_err(|error| ApiError::new(Code::FailedPrecondition, "too_large", error.to_string()))
 }
 
 pub(super) fn region_status(

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Keys that take effect on SIGHUP; a key ending in `.` or `[` stands for all below it. All others need a
 /// restart: they name files, sockets and sessions that are open already.
-const LIVE: [&str; 5] = ["budget.", "memory.", "class[", "log.level", "profile."];
+const LIVE: [&str; 4] = ["budget.", "memory.", "class[", "log.level"];
 
 /// Whether the key at `path` (such as `budget.power_cap_w` or `class[0].name`) can change while running.
 #[must_use]
@@ -87,12 +87,10 @@ impl Config {
         }
         adopted.class_rules.clone_from(&new.class_rules);
         adopted.log.filter.clone_from(&new.log.filter);
-        adopted.profile = new.profile;
         adopted.raw.budget = new.raw.budget.clone();
         adopted.raw.memory = new.raw.memory.clone();
         adopted.raw.class.clone_from(&new.raw.class);
         adopted.raw.log.level.clone_from(&new.raw.log.level);
-        adopted.raw.profile = new.raw.profile.clone();
         adopted
     }
 }

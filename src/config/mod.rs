@@ -171,7 +171,7 @@ pub struct LogConfig {
 pub struct ProfileConfig {
     /// Whether to profile in the background what has no profile yet.
     pub on_start: bool,
-    /// Labelled inputs whose outputs are compared with the reference variant.
+    /// Labelled inputs that each variant has to answer about as rightly as its manifest says.
     pub check_items: u32,
 }
 

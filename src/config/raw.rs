@@ -400,12 +400,12 @@ impl Default for RawLog {
 pub struct RawProfile {
     /// Whether to profile in the background what has no profile yet.
     pub on_start: bool,
-    /// Labelled inputs whose outputs are compared with the reference variant.
+    /// Labelled inputs that each variant has to answer about as rightly as its manifest says.
     pub check_items: u32,
 }
 
 impl Default for RawProfile {
     fn default() -> Self {
-        Self { on_start: true, check_items: 32 }
+        Self { on_start: true, check_items: 256 }
     }
 }

@@ -61,10 +61,10 @@ impl Core {
         let span = waiting.deadline.since(now);
         self.estimates.arrived(waiting.request.model, now, span, &waiting.usual);
         self.make_ready(&waiting);
-        let mut late = self.lateness(now, &waiting);
+        let mut late = self.lateness(now, &waiting).max(self.late_load(now, &waiting));
         if late.is_some() && waiting.hard && self.doubt_slowdowns(now) {
             self.find_fastest(&mut waiting)?;
-            late = self.lateness(now, &waiting);
+            late = self.lateness(now, &waiting).max(self.late_load(now, &waiting));
         }
         late = late.filter(|_| !self.make_way(now, &waiting) && waiting.hard);
         late.map_or(Ok(waiting), |(late, _)| Err((Rejection::DeadlineUnreachable, Some(late))))

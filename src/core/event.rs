@@ -112,6 +112,20 @@ pub struct MemoryState {
     pub total: Bytes,
     /// Resident set of this process.
     pub resident: Bytes,
+    /// The tightest limit of the control groups that this process is in, where one has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Bytes>,
+    /// The least that may still be taken before such a limit is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headroom: Option<Bytes>,
+}
+
+impl MemoryState {
+    /// What this process may still take: of what is available, as much as its groups leave it.
+    #[must_use]
+    pub fn room(&self) -> Bytes {
+        self.headroom.map_or(self.available, |headroom| headroom.min(self.available))
+    }
 }
 
 /// Share of the last 10 s in which some task waited (PSI `some avg10`).
@@ -232,6 +246,9 @@ pub enum Event {
         variant: VariantId,
         /// The lane.
         unit: UnitId,
+        /// For want of memory: nothing is wrong with the variant.
+        #[serde(default)]
+        short_of_memory: bool,
     },
     /// A lane let go of a variant.
     Unloaded {
@@ -295,7 +312,7 @@ impl Event {
         let Catalog { board, models, variants } = catalog;
         match self {
             Self::Loaded { variant, unit, .. }
-            | Self::LoadFailed { variant, unit }
+            | Self::LoadFailed { variant, unit, .. }
             | Self::Unloaded { variant, unit }
             | Self::Profiled { variant, unit, .. } => {
                 variant.index() < variants.len() && unit.index() < board.units.len()

@@ -91,8 +91,6 @@ pub struct Options {
 pub enum Busy {
     /// A run on it, or on another unit of its processor.
     Runs,
-    /// A variant is loaded on it.
-    Loads,
     /// The profiler measures on its processor.
     Profiler,
 }
@@ -197,9 +195,8 @@ impl Core {
         let of = |unit: usize| {
             let same = |other: usize| units[other].group == units[unit].group;
             let runs = (0..units.len()).any(|other| same(other) && self.lanes[other].running.is_some());
-            let loads = self.lanes[unit].loading_since.is_some();
             let probed = self.probing.is_some_and(|probing| same(probing.index()));
-            let all = [(runs, Busy::Runs), (loads, Busy::Loads), (probed, Busy::Profiler)];
+            let all = [(runs, Busy::Runs), (probed, Busy::Profiler)];
             all.into_iter().find(|(so, _)| *so).map(|(_, busy)| busy)
         };
         (0..units.len()).map(of).collect()

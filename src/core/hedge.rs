@@ -223,7 +223,7 @@ impl Core {
         let probed =
             self.probing.is_some_and(|probing| probing != unit && units[probing.index()].group == group);
         let mut sharing = units.iter().zip(&self.lanes).filter(|(other, _)| other.group == group);
-        self.lanes[unit.index()].is_free() && !probed && sharing.all(|(_, lane)| lane.running.is_none())
+        !probed && sharing.all(|(_, lane)| lane.running.is_none())
     }
 
     fn expected_latency(&self, variant: VariantId, unit: UnitId, point: OperatingPoint, items: u32) -> Nanos {

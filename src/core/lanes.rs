@@ -154,7 +154,7 @@ impl Running {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Lane {
     pub(super) running: Option<Running>,
-    /// When the load began that occupies the lane.
+    /// When the load began that goes on beside its runs.
     pub(super) loading_since: Option<Timestamp>,
     /// How long the last load took.
     load_time: Option<Nanos>,
@@ -176,18 +176,13 @@ impl Lane {
         planned.is_some_and(|planned| (planned.rescue.variant, planned.rescue.unit) == (variant, unit))
     }
 
-    /// Whether it takes a batch or a load at once.
-    pub(super) fn is_free(&self) -> bool {
-        self.running.is_none() && self.loading_since.is_none()
-    }
-
-    /// The load that occupied the lane is over.
+    /// The load that went on is over.
     pub(super) fn end_load(&mut self, now: Timestamp) {
         self.load_time = self.loading_since.take().map(|since| now.since(since)).or(self.load_time);
     }
 
-    /// When the load that occupies the lane is expected to be over.
-    fn loaded_at(&self, now: Timestamp) -> Timestamp {
+    /// When the load that goes on is expected to be over.
+    pub(super) fn loaded_at(&self, now: Timestamp) -> Timestamp {
         let usual = self.load_time.unwrap_or(COLD_LOAD_TIME);
         self.loading_since.map_or(now, |since| expected_end(since, usual, now))
     }
@@ -259,7 +254,7 @@ impl Core {
             running.any(|(unit, _)| unit.group == group)
         };
         let mut lanes = units.iter().zip(&self.lanes);
-        !self.queue.is_empty() && lanes.any(|(unit, lane)| lane.is_free() && !busy(unit.group))
+        !self.queue.is_empty() && lanes.any(|(unit, lane)| lane.running.is_none() && !busy(unit.group))
     }
 
     /// Per unit: when it and everything that shares its processor is expected to be free.
@@ -286,9 +281,7 @@ impl Core {
             }
             _ => now,
         };
-        // A load occupies its own lane only.
-        let loaded = |unit: usize| self.lanes[unit].loaded_at(now);
-        (0..units.len()).map(|unit| shared(unit).max(probed(unit)).max(loaded(unit))).collect()
+        (0..units.len()).map(|unit| shared(unit).max(probed(unit))).collect()
     }
 
     pub(super) fn busy_domains(&self) -> SmallVec<[bool; 8]> {
@@ -349,7 +342,7 @@ impl Core {
         match completion.result {
             Ok(()) => {
                 self.lanes[unit].failures = 0;
-                self.residency.proved(variant, id);
+                self.residency.proved(variant, id, completion.finished);
                 self.learn_power(running, completion.energy, compute);
                 self.estimates.observe_latency(variant, id, running.point, profiled, compute);
             }

@@ -22,6 +22,7 @@ mod preempt;
 pub mod queue;
 mod ready;
 pub mod residency;
+mod room;
 pub mod snapshot;
 mod status;
 pub mod thermal;
@@ -40,7 +41,8 @@ use hedge::Hedges;
 use lanes::{Lane, Member, Running};
 use plan::{Awaits, Choice, CostTable, Explanation, Risk, View};
 use queue::{Queue, Waiting};
-use residency::{Limits, Order, Pair, Residence, Residency};
+use residency::{Residence, Residency};
+use room::Room;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use snapshot::Snapshot;
@@ -84,6 +86,7 @@ pub struct Core {
     /// By unit.
     risks: Vec<Risk>,
     residency: Residency,
+    room: Room,
     clocks: Clocks,
     lanes: Vec<Lane>,
     /// By model.
@@ -129,6 +132,7 @@ impl Core {
             tuning,
             risks: vec![Risk::default(); catalog.board.units.len()],
             residency: Residency::new(&catalog),
+            room: Room::default(),
             clocks: Clocks::new(&catalog.board),
             lanes: vec![Lane::default(); catalog.board.units.len()],
             ready: vec![None; catalog.models.len()],
@@ -167,7 +171,9 @@ impl Core {
                     profile.footprint = footprint;
                 }
             }
-            Event::LoadFailed { variant, unit } => self.load_failed(now, variant, unit),
+            Event::LoadFailed { variant, unit, short_of_memory } => {
+                self.load_failed(now, variant, unit, short_of_memory);
+            }
             Event::Unloaded { variant, unit } => self.residency.unloaded(variant, unit),
             Event::Present { unit, yes } => self.residency.present(unit, yes),
             Event::Retain { model, resident } => self.residency.retain(model, resident),
@@ -345,6 +351,7 @@ impl Core {
             residency: &self.residency,
             clocks: &self.clocks,
             snapshot: &self.snapshot,
+            memory_room: self.memory_limits(now).room,
             ledger: &self.ledger,
             budgets: &self.budgets,
             tuning: self.tuning,
@@ -403,60 +410,6 @@ impl Core {
         self.start(dispatch, members, Hedges::new(now, chosen.boost, chosen.rescue), now);
     }
 
-    /// For each urgent request that nothing loaded would do for: the smallest of what would.
-    fn awaited(&self, now: Timestamp) -> SmallVec<[Pair; 4]> {
-        let mut awaited: SmallVec<[Pair; 4]> = SmallVec::new();
-        for waiting in self.queue.iter().take(HORIZON) {
-            let accepts = |variant| waiting.accepts(&self.catalog, variant);
-            let (catalog, model) = (&self.catalog, waiting.request.model);
-            let cap = self.budgets.memory_cap;
-            let Some(pair) = self.residency.missing(catalog, model, cap, now, accepts) else { continue };
-            if !awaited.contains(&pair) {
-                awaited.push(pair);
-            }
-        }
-        awaited
-    }
-
-    /// Whether there is nothing to load or unload. Tests of the core find out the long way, too.
-    fn is_settled(&self, limits: Limits, now: Timestamp) -> bool {
-        let settled = self.residency.is_settled(limits, now);
-        if settled && cfg!(test) {
-            let (mut residency, awaited) = (self.residency.clone(), self.awaited(now));
-            let orders = residency.orders(&self.catalog, limits, &awaited, |_| true, |_| false, now);
-            assert!(orders.is_empty(), "settled, and yet {orders:?}");
-        }
-        settled
-    }
-
-    /// Orders loads and unloads.
-    fn move_in(&mut self, now: Timestamp) {
-        let limits = Limits { cap: self.budgets.memory_cap, unload_after: self.budgets.unload_after };
-        if self.is_settled(limits, now) {
-            return;
-        }
-        let awaited = self.awaited(now);
-        let lanes = &self.lanes;
-        // Loading occupies the lane: it may where the planner left the lane idle. What a request waits for may
-        // always; it comes after the batch that runs.
-        let may_load = |pair: Pair| {
-            let lane = &lanes[pair.1.index()];
-            lane.loading_since.is_none() && (lane.running.is_none() || awaited.contains(&pair))
-        };
-        let counted_on = |(variant, unit): Pair| lanes.iter().any(|lane| lane.counts_on(variant, unit));
-        let in_use = |pair: Pair| lanes[pair.1.index()].runs(pair.0) || counted_on(pair);
-        let orders = self.residency.orders(&self.catalog, limits, &awaited, may_load, in_use, now);
-        for order in orders {
-            match order {
-                Order::Load(variant, unit) => {
-                    self.lanes[unit.index()].loading_since = Some(now);
-                    self.effects.push_back(Effect::Load { variant, unit });
-                }
-                Order::Unload(variant, unit) => self.effects.push_back(Effect::Unload { variant, unit }),
-            }
-        }
-    }
-
     /// Lets idle clocks down, holds everything at its lowest while critical, and sends what was asked.
     fn settle_clocks(&mut self, now: Timestamp) {
         let floors = self.floors(now);
@@ -486,6 +439,7 @@ impl Core {
         let span = self.snapshot.sampled_at.map_or(Nanos::ZERO, |at| now.since(at));
         let fresh_rails = readings.rails.iter().any(Result::is_ok);
         self.snapshot.absorb(now, readings, self.board_power);
+        self.observe_memory(now);
         let hottest = self.snapshot.hottest(now, self.budgets.stale_after);
         let busy = self.estimates.close_interval(now, hottest.map(MilliCelsius::as_celsius));
         let modelled = self.estimates.idle_power().saturating_add(busy);
@@ -524,9 +478,13 @@ impl Core {
         }
     }
 
-    fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId) {
+    fn load_failed(&mut self, now: Timestamp, variant: VariantId, unit: UnitId, short_of_memory: bool) {
         self.lanes[unit.index()].end_load(now);
-        self.back_off(now, variant, unit);
+        if short_of_memory {
+            self.residency.short(variant, unit, now);
+        } else {
+            self.back_off(now, variant, unit);
+        }
     }
 
     /// Leaves a variant alone on a unit for a while, and after some tries for good.

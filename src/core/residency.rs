@@ -1,9 +1,10 @@
 //! Which variants are held in memory, on which lane.
 //!
 //! First comes what a waiting request cannot do without. Then every retained model gets its smallest variant
-//! on one unit, so that it can be served at all; then the most used models and the rest of their ladders
-//! follow while the memory cap lasts. Loading is ordered one at a time per lane; a failure backs off and,
-//! after a few tries, gives up for good.
+//! on one unit, so that it can be served at all; then the models that are expected to be used next and the rest of
+//! their ladders follow while the memory cap lasts. Where memory is short on the machine, only what was used lately
+//! stays. Loading is ordered one at a time per lane; a failure backs off and, after a few tries, gives up for good, unless
+//! it was for want of memory.
 
 use crate::core::catalog::{Catalog, ModelId, UnitId, VariantId};
 use crate::time::Timestamp;
@@ -41,7 +42,7 @@ pub enum Residence {
     },
 }
 
-/// A model used so recently keeps what it has in memory.
+/// A model used so recently keeps what it has in memory; where that is short, a variant what it ran as recently.
 const KEEP: Nanos = Nanos::from_secs(10);
 
 /// A variant on a unit.
@@ -52,6 +53,10 @@ pub type Pair = (VariantId, UnitId);
 pub struct Limits {
     /// Memory that all loaded variants may hold together.
     pub cap: Bytes,
+    /// Memory that they may hold once a load that is ordered now is done: at most `cap`.
+    pub room: Bytes,
+    /// Whether memory is short on the machine: only what is in use stays.
+    pub pressed: bool,
     /// Time after which an unused model is let go of; `None` = only when memory is needed.
     pub unload_after: Option<Nanos>,
 }
@@ -71,6 +76,7 @@ pub struct Residency {
     table: Vec<Vec<Residence>>,
     /// Failures since the last run that succeeded.
     strikes: Vec<Vec<u32>>,
+    last_run: Vec<Vec<Option<Timestamp>>>,
     retained: Vec<bool>,
     last_used: Vec<Option<Timestamp>>,
     /// Units whose processor is switched off: nothing is wanted there.
@@ -98,6 +104,7 @@ impl Residency {
         Self {
             table: vec![vec![Residence::Absent; catalog.board.units.len()]; catalog.variants.len()],
             strikes: vec![vec![0; catalog.board.units.len()]; catalog.variants.len()],
+            last_run: vec![vec![None; catalog.board.units.len()]; catalog.variants.len()],
             retained: vec![false; catalog.models.len()],
             last_used: vec![None; catalog.models.len()],
             absent: Vec::new(),
@@ -196,14 +203,21 @@ impl Residency {
         tries >= MAX_TRIES
     }
 
+    /// Records a load that failed for want of memory: tried again after a while, however often.
+    pub fn short(&mut self, variant: VariantId, unit: UnitId, now: Timestamp) {
+        let tries = self.strikes[variant.index()][unit.index()];
+        self.set(variant, unit, Residence::Failed { tries, until: now.after(BACKOFF) });
+    }
+
     /// A run succeeded: earlier failures do not count any more.
-    pub fn proved(&mut self, variant: VariantId, unit: UnitId) {
+    pub fn proved(&mut self, variant: VariantId, unit: UnitId, now: Timestamp) {
         self.strikes[variant.index()][unit.index()] = 0;
+        self.last_run[variant.index()][unit.index()] = Some(now);
     }
 
     /// The variant may be tried again at once, whatever happened.
     pub fn pardon(&mut self, variant: VariantId, unit: UnitId) {
-        self.proved(variant, unit);
+        self.strikes[variant.index()][unit.index()] = 0;
         if matches!(self.of(variant, unit), Residence::Failed { .. }) {
             self.set(variant, unit, Residence::Absent);
         }
@@ -229,6 +243,19 @@ impl Residency {
         if !retained || used.is_none() {
             self.settled = None;
         }
+    }
+
+    /// How long a model has not been asked for; for ever, if it never was.
+    #[must_use]
+    pub fn unused_for(&self, model: ModelId, now: Timestamp) -> Nanos {
+        self.last_used[model.index()].map_or(Nanos::MAX, |used| now.since(used))
+    }
+
+    /// Whether something is on its way in or out.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        let moves = |it: &Residence| matches!(it, Residence::Loading { .. } | Residence::Unloading);
+        self.table.iter().flatten().any(moves)
     }
 
     /// Memory that loaded and loading variants hold.
@@ -319,21 +346,22 @@ impl Residency {
     }
 
     /// The orders that bring the table nearer to what is wanted; at most one load per lane. `awaited` is what
-    /// requests wait for: it comes first. The table already counts the orders as under way.
+    /// requests wait for: it comes first. `next_use` is how long it is expected to be until each model is asked for. The
+    /// table already counts the orders as under way.
     pub fn orders(
         &mut self,
         catalog: &Catalog,
         limits: Limits,
-        awaited: &[Pair],
+        (awaited, next_use): (&[Pair], &[Nanos]),
         may_load: impl Fn(Pair) -> bool,
         in_use: impl Fn(Pair) -> bool,
         now: Timestamp,
     ) -> Vec<Order> {
         self.expire(limits.unload_after, now);
-        let wanted = self.wanted(catalog, limits.cap, awaited, now);
+        let wanted = self.wanted(catalog, limits, awaited, next_use, now);
         let mut orders = Vec::new();
         // Where not everything finds room, who is used next changes what is wanted.
-        let mut settled = awaited.is_empty() && self.denied.is_none();
+        let mut settled = awaited.is_empty() && self.denied.is_none() && !limits.pressed;
         for (variant, row) in self.table.iter_mut().enumerate() {
             for (unit, residence) in row.iter_mut().enumerate() {
                 let pair = (VariantId::at(variant), UnitId::at(unit));
@@ -362,7 +390,7 @@ impl Residency {
             };
             settled = false;
             let (need, pair) = (expected(catalog, variant, unit), (VariantId::at(variant), UnitId::at(unit)));
-            if !taken[unit] && may_load(pair) && held.saturating_add(need) <= limits.cap {
+            if !taken[unit] && may_load(pair) && held.saturating_add(need) <= limits.room {
                 taken[unit] = true;
                 held = held.saturating_add(need);
                 self.table[variant][unit] = Residence::Loading { tries };
@@ -415,45 +443,52 @@ impl Residency {
     fn wanted(
         &mut self,
         catalog: &Catalog,
-        cap: Bytes,
+        limits: Limits,
         awaited: &[Pair],
+        next_use: &[Nanos],
         now: Timestamp,
     ) -> Vec<(usize, usize)> {
-        let mut models: Vec<usize> =
-            (0..catalog.models.len()).filter(|&model| self.retained[model]).collect();
-        models.sort_by_key(|&model| std::cmp::Reverse(self.last_used[model]));
         let due = awaited.iter().map(|(variant, unit)| (variant.index(), unit.index()));
         let mut wishes: Vec<(usize, usize)> =
             due.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect();
-        let ladder = |model: usize| -> Vec<(usize, usize)> {
-            let pairs = catalog.models[model].variants.iter().flat_map(|variant| {
-                let profiles = catalog.variants[variant.index()].profiles.iter().enumerate();
-                profiles.filter(|(_, profile)| profile.is_some()).map(|(unit, _)| (variant.index(), unit))
-            });
-            pairs.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect()
-        };
-        let ladders: Vec<Vec<(usize, usize)>> = models.iter().map(|&model| ladder(model)).collect();
-        // What somebody waits for; something of everything, the smallest; everything of the most recently used.
-        for ladder in &ladders {
-            let smallest =
-                ladder.iter().copied().min_by_key(|&(variant, unit)| expected(catalog, variant, unit));
-            wishes.extend(smallest.filter(|pair| !wishes.contains(pair)));
-        }
-        // What is there of models in use stays, lest two that take turns push each other out.
-        let in_use = models
-            .iter()
-            .zip(&ladders)
-            .filter(|(model, _)| self.last_used[**model].is_some_and(|used| now.since(used) <= KEEP));
-        let there = |pair: &&(usize, usize)| {
-            matches!(self.table[pair.0][pair.1], Residence::Loaded { .. } | Residence::Loading { .. })
-        };
-        let kept = in_use.flat_map(|(_, ladder)| ladder.iter().rev().filter(there).copied());
-        let all = ladders.iter().flat_map(|ladder| ladder.iter().rev().copied());
-        for pair in kept.chain(all) {
+        let wish = |wishes: &mut Vec<(usize, usize)>, pair| {
             if !wishes.contains(&pair) {
                 wishes.push(pair);
             }
+        };
+        let ladders = self.ladders(catalog, next_use, now);
+        if limits.pressed {
+            let lately = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) <= KEEP);
+            let pairs = ladders.iter().flat_map(|(_, ladder)| ladder);
+            for &pair in pairs.filter(|pair| self.is_there(**pair) && lately(self.last_run[pair.0][pair.1])) {
+                wish(&mut wishes, pair);
+            }
+        } else {
+            // What somebody waits for; something of everything, the smallest; everything of what is used next.
+            for (_, ladder) in &ladders {
+                let size = |&(variant, unit): &(usize, usize)| expected(catalog, variant, unit);
+                ladder.iter().copied().min_by_key(size).into_iter().for_each(|pair| wish(&mut wishes, pair));
+            }
+            // What is there of models in use stays, lest two that take turns push each other out.
+            let in_use = ladders.iter().filter(|(model, _)| self.unused_for(*model, now) <= KEEP);
+            let kept =
+                in_use.flat_map(|(_, ladder)| ladder.iter().rev().filter(|pair| self.is_there(**pair)));
+            let all = ladders.iter().flat_map(|(_, ladder)| ladder.iter().rev());
+            kept.chain(all).for_each(|&pair| wish(&mut wishes, pair));
         }
+        // What waits for room gets it from what is there; without that, what is there may use more than what is new.
+        let cap = if awaited.is_empty() { limits.cap } else { limits.room };
+        self.within(catalog, wishes, cap, limits.room)
+    }
+
+    /// Of the wishes, most important first, those that fit: what is there within `cap`, what is new within `room`.
+    fn within(
+        &mut self,
+        catalog: &Catalog,
+        mut wishes: Vec<(usize, usize)>,
+        cap: Bytes,
+        room: Bytes,
+    ) -> Vec<(usize, usize)> {
         self.denied = None;
         let mut sum = Bytes::ZERO;
         wishes.retain(|&(variant, unit)| {
@@ -461,7 +496,7 @@ impl Residency {
                 Residence::Loaded { footprint } => footprint,
                 _ => expected(catalog, variant, unit),
             };
-            let fits = sum.saturating_add(need) <= cap;
+            let fits = sum.saturating_add(need) <= if self.is_there((variant, unit)) { cap } else { room };
             if fits {
                 sum = sum.saturating_add(need);
             } else if self.denied.is_none() {
@@ -470,6 +505,32 @@ impl Residency {
             fits
         });
         wishes
+    }
+
+    /// The retained models, the one that is used next first, with every variant on every unit that may be tried.
+    fn ladders(
+        &self,
+        catalog: &Catalog,
+        next_use: &[Nanos],
+        now: Timestamp,
+    ) -> Vec<(ModelId, Vec<(usize, usize)>)> {
+        let retained = (0..catalog.models.len()).filter(|&model| self.retained[model]).map(ModelId::at);
+        let mut models: Vec<ModelId> = retained.collect();
+        // To change places costs a load: who comes must be expected in half the time of who leaves.
+        models.sort_by_key(|&model| {
+            let expected = next_use.get(model.index()).copied().unwrap_or(Nanos::MAX).0;
+            if self.any_loaded(catalog, model) { expected / 2 } else { expected }
+        });
+        let ladder = |model: ModelId| {
+            let pairs = self.pairs(catalog, model, |_| true);
+            let pairs = pairs.map(|(variant, unit)| (variant.index(), unit.index()));
+            (model, pairs.filter(|&(variant, unit)| self.hopeful(variant, unit, now)).collect())
+        };
+        models.into_iter().map(ladder).collect()
+    }
+
+    fn is_there(&self, (variant, unit): (usize, usize)) -> bool {
+        matches!(self.table[variant][unit], Residence::Loaded { .. } | Residence::Loading { .. })
     }
 
     fn hopeful(&self, variant: usize, unit: usize, now: Timestamp) -> bool {

@@ -4,7 +4,7 @@ use super::{Core, DeviceCap};
 use crate::core::catalog::{Catalog, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::estimate::Estimates;
-use crate::core::residency::Residence;
+use crate::core::residency::{Limits, Residence};
 use crate::core::snapshot::Snapshot;
 use crate::core::thermal::Regime;
 use crate::core::tuning::Tuning;
@@ -45,6 +45,8 @@ pub struct CoreStatus {
     pub budgets: Vec<BudgetStatus>,
     /// Memory that variants hold.
     pub held: Bytes,
+    /// What they may hold now.
+    pub limits: Limits,
     /// A variant that the memory cap kept out, and what it would take.
     pub denied: Option<(VariantId, Bytes)>,
     /// Whether new requests are refused because the daemon stops.
@@ -65,6 +67,7 @@ impl Core {
             waiting: self.queue.len(),
             budgets: self.budget_status(now),
             held: self.residency.held(&self.catalog),
+            limits: self.memory_limits(now),
             denied: self.residency.denied(),
             draining: self.draining,
         }

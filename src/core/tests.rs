@@ -21,6 +21,7 @@ mod memory;
 mod preempt;
 mod prospects;
 mod ready;
+mod resident;
 mod world;
 
 use world::{World, budgets, catalog, readings, rejection, request};

@@ -14,10 +14,18 @@ pub struct Tuning {
     pub one_slowdown: bool,
     /// Whether heat is foreseen, not only felt.
     pub thermal_horizon: bool,
+    /// Whether models leave memory by their last use, instead of by the next that is expected.
+    pub last_use: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { hedging: true, gaussian_tail: false, one_slowdown: false, thermal_horizon: true }
+        Self {
+            hedging: true,
+            gaussian_tail: false,
+            one_slowdown: false,
+            thermal_horizon: true,
+            last_use: false,
+        }
     }
 }

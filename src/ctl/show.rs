@@ -4,7 +4,9 @@ use crate::board::panel::Instrument;
 use crate::core::catalog::Provenance;
 use crate::ctl::load::target::NamedTensor;
 use crate::ctl::report::table::{right, table};
-use crate::ctl::status::{ModelStatus, Models, Status, VariantOnUnit, VariantState, VariantStatus};
+use crate::ctl::status::{
+    CheckStatus, MemoryStatus, ModelStatus, Models, Status, VariantOnUnit, VariantStatus,
+};
 use crate::model::score;
 use crate::units::Kilohertz;
 use comfy_table::{Cell, Table};
@@ -118,18 +120,11 @@ fn board(status: &Status) -> Table {
         ]);
     }
     if let Some(memory) = &status.memory {
-        let bounds = format!(
-            "models {} of {}; daemon {}; machine {}",
-            bytes(memory.loaded),
-            bytes(memory.cap),
-            bytes(memory.resident),
-            bytes(memory.total)
-        );
         table.add_row(vec![
             Cell::new("memory"),
             Cell::new("available"),
             right(bytes(memory.available)),
-            Cell::new(bounds),
+            Cell::new(memory_bounds(memory)),
         ]);
     }
     if let Some(pressure) = &status.pressure {
@@ -140,6 +135,26 @@ fn board(status: &Status) -> Table {
         }
     }
     table
+}
+
+/// What is held in memory, and what bounds it.
+fn memory_bounds(memory: &MemoryStatus) -> String {
+    let mut bounds = format!(
+        "models {} of {}; daemon {}; machine {}",
+        bytes(memory.loaded),
+        bytes(memory.cap),
+        bytes(memory.resident),
+        bytes(memory.total)
+    );
+    if let Some(limit) = memory.limit {
+        let _ = write!(bounds, "; control group {}", bytes(limit));
+    }
+    if memory.pressed {
+        bounds.push_str("; short: only what is in use stays loaded");
+    } else if memory.cap_now < memory.cap {
+        let _ = write!(bounds, "; short: models may hold {} now", bytes(memory.cap_now));
+    }
+    bounds
 }
 
 fn units(status: &Status) -> Table {
@@ -241,9 +256,9 @@ fn footing(text: &mut String, status: &Status) {
     }
 }
 
-/// What `wattctl models` prints.
+/// What `wattctl models` prints, at every clock or only at the highest.
 #[must_use]
-pub fn models(models: &Models) -> String {
+pub fn models(models: &Models, clocks: bool) -> String {
     let mut text = String::new();
     if models.models.is_empty() {
         text.push_str("no models: put model folders where `models` of the configuration says\n");
@@ -253,7 +268,7 @@ pub fn models(models: &Models) -> String {
         if let Some(problem) = &model.problem {
             let _ = writeln!(text, "problem: {problem}");
         }
-        let _ = writeln!(text, "{}", ladder(model));
+        let _ = writeln!(text, "{}", ladder(model, clocks));
         for variant in &model.variants {
             reasons(&mut text, variant);
         }
@@ -261,9 +276,21 @@ pub fn models(models: &Models) -> String {
     text
 }
 
-fn ladder(model: &ModelStatus) -> Table {
-    let mut table =
-        table(&["variant", "precision", &model.metric, "size", "unit", "state", "latency", "energy"]);
+fn ladder(model: &ModelStatus, clocks: bool) -> Table {
+    let checked = "checked here";
+    let mut table = table(&[
+        "variant",
+        "precision",
+        &model.metric,
+        checked,
+        "size",
+        "unit",
+        "state",
+        "clock",
+        "latency",
+        "energy",
+        "dominated by",
+    ]);
     for variant in &model.variants {
         let mut first = true;
         for unit in &variant.units {
@@ -273,16 +300,34 @@ fn ladder(model: &ModelStatus) -> Table {
                 Cell::new(once(variant.name.clone())),
                 Cell::new(once(variant.precision.clone())),
                 right(once(percent(variant.accuracy))),
+                right(unit.check.as_ref().map(check).unwrap_or_default()),
                 right(once(bytes(variant.bytes))),
                 Cell::new(&unit.unit),
                 Cell::new(wire(unit.state)),
+                right(unit.clock_khz.map(mhz).unwrap_or_default()),
                 right(latency(unit)),
                 right(energy(unit)),
+                Cell::new(unit.dominated_by.as_deref().unwrap_or_default()),
             ]);
             first = false;
+            let slower = unit.clocks.iter().rev().skip(1).filter(|_| clocks);
+            for at in slower {
+                let mut row = vec![Cell::new(""); 7];
+                row.push(right(mhz(at.clock_khz)));
+                row.push(right(format!("{:.3} ms", at.latency_us / 1e3)));
+                row.push(right(format!("{:.2} mJ", at.energy_uj / 1e3)));
+                table.add_row(row);
+            }
         }
     }
     table
+}
+
+/// Such as `93.8 % (92.1 to 95.1) of 1000`.
+fn check(check: &CheckStatus) -> String {
+    let share = f64::from(check.right) / f64::from(check.items.max(1));
+    let (low, high) = (check.low * 100.0, check.high * 100.0);
+    format!("{:.1} % ({low:.1} to {high:.1}) of {}", share * 100.0, check.items)
 }
 
 fn reasons(text: &mut String, variant: &VariantStatus) {
@@ -290,10 +335,9 @@ fn reasons(text: &mut String, variant: &VariantStatus) {
         let _ = writeln!(text, "{}: {problem}", variant.name);
     }
     for unit in &variant.units {
-        if let (VariantState::Refused | VariantState::Quarantined, Some(reason)) = (unit.state, &unit.reason)
-        {
-            let _ =
-                writeln!(text, "{} on {}: {} because {reason}", variant.name, unit.unit, wire(unit.state));
+        if let Some(reason) = &unit.reason {
+            let state = wire(unit.state).replace('-', " ");
+            let _ = writeln!(text, "{} on {}: {state}: {reason}", variant.name, unit.unit);
         }
     }
 }
@@ -376,7 +420,9 @@ fn span(seconds: f64) -> impl Display {
 mod tests {
     use super::*;
     use crate::core::event::SensorFault;
-    use crate::ctl::status::{DomainStatus, EstimatorState, EstimatorStatus, ZoneStatus};
+    use crate::ctl::status::{
+        AtClock, DomainStatus, EstimatorState, EstimatorStatus, VariantState, ZoneStatus,
+    };
     use crate::exec::{DataType, Tensor};
 
     #[test]
@@ -422,34 +468,49 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_variant_says_why() {
+    fn a_ladder_shows_what_was_measured_here_and_why_a_variant_is_kept_off() {
         let unit = |unit: &str, state, reason: Option<&str>| VariantOnUnit {
             unit: unit.into(),
             state,
             reason: reason.map(str::to_owned),
+            check: Some(CheckStatus { right: 240, items: 256, low: 0.901, high: 0.961 }),
+            dominated_by: Some("pruned".into()),
             latency_us: Some(1_234.5),
             latency_source: Some(Provenance::Measured),
             energy_uj: None,
             energy_source: None,
-            clock_khz: None,
+            clock_khz: Some(2_000_000),
             footprint: None,
+            clocks: vec![
+                AtClock { clock_khz: 1_000_000, latency_us: 2_400.0, energy_uj: 700.0 },
+                AtClock { clock_khz: 2_000_000, latency_us: 1_234.5, energy_uj: 900.0 },
+            ],
         };
         let variant = VariantStatus {
             name: "int8".into(),
             accuracy: 0.934,
             units: vec![
                 unit("cpu", VariantState::Loaded, None),
-                unit("npu", VariantState::Refused, Some("NaN in logits")),
+                unit("npu", VariantState::Quarantined, Some("NaN in logits")),
             ],
             ..VariantStatus::default()
         };
         let model = ModelStatus { name: "fashion".into(), variants: vec![variant], ..ModelStatus::default() };
-        let text = models(&Models { models: vec![model] });
-        for expected in
-            ["93.40 %", "1.234 ms measured", "loaded", "int8 on npu: refused because NaN in logits"]
-        {
+        let all = Models { models: vec![model] };
+        let (text, by_clock) = (models(&all, false), models(&all, true));
+        for expected in [
+            "93.40 %",
+            "93.8 % (90.1 to 96.1) of 256",
+            "1.234 ms measured",
+            "2000 MHz",
+            "loaded",
+            "pruned",
+            "int8 on npu: quarantined: NaN in logits",
+        ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
+        assert!(!text.contains("1000 MHz") && by_clock.contains("1000 MHz"), "{by_clock}");
+        assert!(by_clock.contains("2.400 ms") && by_clock.contains("0.70 mJ"), "{by_clock}");
         assert_eq!(text.matches("93.40 %").count(), 1, "once for a variant, not for a unit:\n{text}");
     }
 

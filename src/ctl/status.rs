@@ -156,6 +156,12 @@ pub struct MemoryStatus {
     pub resident: u64,
     /// Cap on what loaded variants hold together.
     pub cap: u64,
+    /// What they may hold now: less where the machine or a control group leaves less.
+    pub cap_now: u64,
+    /// The tightest limit of the daemon's control groups, where one has a limit.
+    pub limit: Option<u64>,
+    /// Memory is so short on the machine that only what is in use stays loaded.
+    pub pressed: bool,
     /// What they hold now.
     pub loaded: u64,
 }
@@ -333,9 +339,15 @@ pub struct VariantOnUnit {
     pub unit: String,
     /// Whether it can run there.
     pub state: VariantState,
-    /// Why not: filled for [`VariantState::Refused`] and [`VariantState::Quarantined`].
+    /// Why not: filled for [`VariantState::Quarantined`], [`VariantState::Failed`] and [`VariantState::TooLarge`].
     #[serde(default)]
     pub reason: Option<String>,
+    /// Its answers to the labelled sample when it was profiled.
+    #[serde(default)]
+    pub check: Option<CheckStatus>,
+    /// Another variant that is at least as accurate by its manifest, as fast and as frugal on this unit, and better in one.
+    #[serde(default)]
+    pub dominated_by: Option<String>,
     /// Expected latency of one item at `clock_khz`, in microseconds.
     #[serde(default)]
     pub latency_us: Option<f64>,
@@ -354,6 +366,35 @@ pub struct VariantOnUnit {
     /// Memory of the loaded session, in bytes.
     #[serde(default)]
     pub footprint: Option<u64>,
+    /// The same at each clock of the unit, from the lowest, with its memory at the highest; empty if it has no clock.
+    #[serde(default)]
+    pub clocks: Vec<AtClock>,
+}
+
+/// Right answers to the labelled sample.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckStatus {
+    /// Right ones.
+    pub right: u32,
+    /// All.
+    pub items: u32,
+    /// Lower end of the interval of the accuracy at 95 %, 0 to 1.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// What one item takes at a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AtClock {
+    /// The clock.
+    pub clock_khz: u32,
+    /// Expected latency, in microseconds.
+    pub latency_us: f64,
+    /// Expected energy, in microjoules.
+    pub energy_uj: f64,
 }
 
 /// State of a variant on a unit.
@@ -366,9 +407,11 @@ pub enum VariantState {
     Available,
     /// The manifest does not allow this kind of unit.
     NotAllowed,
-    /// The profiler found its outputs or speed unfit.
-    Refused,
-    /// It failed lately and will not be tried for a while.
+    /// It takes more memory than variants may hold.
+    TooLarge,
+    /// It could not be loaded lately, and is tried again.
+    Failed,
+    /// It is wrong here, or was given up after failures: kept off the unit until it is profiled anew.
     Quarantined,
 }
 
@@ -434,14 +477,17 @@ mod tests {
                     name: "int8".into(),
                     units: vec![VariantOnUnit {
                         unit: "gpu".into(),
-                        state: VariantState::Refused,
+                        state: VariantState::Quarantined,
                         reason: Some("NaN in logits".into()),
+                        check: Some(CheckStatus { right: 3, items: 9, low: 0.125, high: 0.625 }),
+                        dominated_by: Some("fp32".into()),
                         latency_us: None,
                         latency_source: None,
                         energy_uj: None,
                         energy_source: None,
                         clock_khz: None,
                         footprint: None,
+                        clocks: vec![AtClock { clock_khz: 1, latency_us: 2.5, energy_uj: 3.5 }],
                     }],
                     ..VariantStatus::default()
                 }],

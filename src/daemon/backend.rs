@@ -1,8 +1,10 @@
 //! The daemon as the API sees it.
 
 use super::engine::Engine;
-use super::view::Fixed;
-use crate::api::backend::{Backend, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError};
+use super::view::{Fixed, megabytes};
+use crate::api::backend::{
+    Backend, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError, TooLarge,
+};
 use crate::config::Config;
 use crate::core::catalog::{ModelId, VariantId};
 use crate::core::event::Event;
@@ -49,8 +51,20 @@ impl Backend for Daemon {
         !self.engine.state().core.status(self.engine.now()).draining
     }
 
-    fn retain(&self, model: usize, resident: bool) {
-        self.engine.feed(Event::Retain { model: ModelId::at(model), resident });
+    fn retain(&self, model: usize, resident: bool) -> Result<(), TooLarge> {
+        let model = ModelId::at(model);
+        let (need, room) = {
+            let state = self.engine.state();
+            (state.core.least_memory(model), state.core.memory_limits(self.engine.now()).room)
+        };
+        if resident && need.is_some_and(|need| need > room) {
+            let (need, room) = (megabytes(need.unwrap_or_default()), megabytes(room));
+            return Err(TooLarge(format!(
+                "even its smallest variant takes {need} of memory, and loaded variants may hold {room}"
+            )));
+        }
+        self.engine.feed(Event::Retain { model, resident });
+        Ok(())
     }
 
     fn counters(&self, model: usize) -> ModelCounters {

@@ -244,7 +244,7 @@ impl Engine {
             Effect::Load { variant, unit } => {
                 let taken = self.lane(unit).is_some_and(|lane| lane.load(self.file(variant).clone()).is_ok());
                 if !taken {
-                    events.push(Event::LoadFailed { variant, unit });
+                    events.push(Event::LoadFailed { variant, unit, short_of_memory: false });
                 }
             }
             Effect::Unload { variant, unit } => {
@@ -440,7 +440,8 @@ impl LaneEvents for Engine {
 
     fn load_failed(&self, unit: UnitId, variant: VariantId, error: &ExecError) {
         tracing::error!(variant = self.file(variant).name, unit = &*self.names.units[unit.index()], %error, "load failed");
-        self.feed(Event::LoadFailed { variant, unit });
+        let short_of_memory = matches!(error, ExecError::Memory { .. });
+        self.feed(Event::LoadFailed { variant, unit, short_of_memory });
     }
 
     fn unloaded(&self, unit: UnitId, variant: VariantId) {

@@ -10,6 +10,7 @@
 //! ```
 
 mod backend;
+mod checking;
 mod engine;
 mod learned;
 mod presence;
@@ -63,10 +64,12 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let models = setup::open_models(&config, &board, runtime)?;
     report_problems(&board, &models, &config);
     let engine = Arc::new(make_engine(&config, &models, &clock)?);
-    for (variant, unit, reason) in &models.refused {
-        let (variant, unit) =
-            (crate::core::catalog::VariantId::at(*variant), crate::core::catalog::UnitId::at(*unit));
-        engine.probes.refuse(variant, unit, reason.clone());
+    for ((variant, unit), finding) in &models.findings {
+        if let Some(reason) = &finding.wrong {
+            let variant = &engine.file(*variant).name;
+            tracing::warn!(variant, unit = unit.0, reason, "quarantined when it was profiled");
+        }
+        engine.probes.note(&engine.state().observer, *variant, *unit, finding.clone());
     }
     let events: Arc<dyn crate::exec::lane::LaneEvents> = engine.clone();
     let lanes = setup::start_lanes(&config, &board, &models.tables.catalog, runtime, &events, &clock)?;
@@ -199,9 +202,10 @@ fn start_workers(
     presence.look(engine);
     engine.feed(Event::Sampled(telemetry.sample()));
     let background = profiling::Background {
-        samples: setup::samples(&models.loaded, config.profile.check_items),
+        samples: models.samples,
         store: models.store,
         keys: models.keys,
+        claims: models.claims,
         next_probe: 0,
     };
     let (period, stop) = (config.board.sample_period, Arc::clone(stop));

@@ -2,7 +2,8 @@
 //! and the daemon serves meanwhile on conservative estimates.
 //!
 //! Per model the reference variant goes first, on each unit in turn, so that its outputs are there to compare
-//! the other variants with. The clocks are held by the core for each probe; a probe that ran at others,
+//! the other variants with. What is fit then answers the labelled sample ([`super::checking`]); a variant that is wrong on
+//! a unit is quarantined there, until a new profile finds it right. The clocks are held by the core for each probe; a probe that ran at others,
 //! because a request came between, counts at those that were in force.
 
 use super::engine::Engine;
@@ -13,8 +14,11 @@ use crate::core::thermal::Regime;
 use crate::exec::Tensor;
 use crate::exec::lane::{ProbeReport, ProbeRequest};
 use crate::exec::profile::{
-    Expectation, ExpectationSource, Outcome, ProfileKey, ProfileStore, Profiler, Subject,
+    Checked, Claim, Expectation, ExpectationSource, MAX_SAMPLES, Measured, Outcome, ProfileKey, ProfileStore,
+    Profiler, Subject,
 };
+use crate::model::Sample;
+use crate::observe::Observer;
 use crate::units::{Kilohertz, Nanos};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,9 +39,39 @@ pub(super) struct ProbeDesk {
 struct Desk {
     jobs: VecDeque<(ModelId, bool)>,
     report: Option<ProbeReport>,
-    reasons: BTreeMap<(VariantId, UnitId), String>,
+    findings: BTreeMap<(VariantId, UnitId), Finding>,
     busy: BTreeSet<ModelId>,
     ending: bool,
+}
+
+/// What is known of a variant on a unit besides what the core needs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Finding {
+    /// Its answers to the labelled sample.
+    pub(super) checked: Option<Checked>,
+    /// What it takes, where it was quarantined for its answers alone.
+    pub(super) profile: Option<Profile>,
+    /// Why it is quarantined.
+    pub(super) wrong: Option<String>,
+}
+
+impl Finding {
+    /// What comes of a measurement under what the manifest says.
+    pub(super) fn of(result: &Result<Measured, String>, claim: Claim) -> Self {
+        match result {
+            Ok(measured) => Self {
+                checked: Some(measured.checked),
+                profile: Some(measured.profile),
+                wrong: measured.checked.judge(claim).err(),
+            },
+            Err(reason) => Self { wrong: Some(reason.clone()), ..Self::default() },
+        }
+    }
+
+    /// The profile that the core may use.
+    pub(super) fn usable(&self) -> Option<Profile> {
+        self.profile.filter(|_| self.wrong.is_none())
+    }
 }
 
 impl ProbeDesk {
@@ -62,13 +96,30 @@ impl ProbeDesk {
         self.desk().busy.contains(&model)
     }
 
-    /// Why the profiler refused a variant on a unit.
-    pub(super) fn reason(&self, variant: VariantId, unit: UnitId) -> Option<String> {
-        self.desk().reasons.get(&(variant, unit)).cloned()
+    /// What was found of a variant on a unit.
+    pub(super) fn finding(&self, variant: VariantId, unit: UnitId) -> Finding {
+        self.desk().findings.get(&(variant, unit)).cloned().unwrap_or_default()
     }
 
-    pub(super) fn refuse(&self, variant: VariantId, unit: UnitId, reason: String) {
-        self.desk().reasons.insert((variant, unit), reason);
+    /// All that are quarantined for what was found, with the reasons.
+    pub(super) fn quarantined(&self) -> Vec<(VariantId, UnitId, String)> {
+        let desk = self.desk();
+        let wrong = desk
+            .findings
+            .iter()
+            .filter_map(|(&(variant, unit), finding)| Some((variant, unit, finding.wrong.clone()?)));
+        wrong.collect()
+    }
+
+    /// Takes note of a finding, and shows it in the metrics.
+    pub(super) fn note(&self, observer: &Observer, variant: VariantId, unit: UnitId, finding: Finding) {
+        observer.found(
+            variant,
+            unit,
+            finding.checked.map(|checked| checked.accuracy()),
+            finding.wrong.is_some(),
+        );
+        self.desk().findings.insert((variant, unit), finding);
     }
 
     /// A lane's report.
@@ -134,11 +185,28 @@ impl ProbeDesk {
     }
 }
 
-/// What the profiler knows of a model.
+/// What the profiler asks a model. Shares the bytes.
 #[derive(Debug, Clone)]
 pub(super) struct ModelSamples {
-    /// One-item inputs.
-    pub(super) samples: Vec<Vec<Tensor>>,
+    pub(super) sample: Sample,
+    /// Items that are asked at most.
+    pub(super) items: usize,
+    /// Names the sample.
+    pub(super) digest: String,
+}
+
+impl ModelSamples {
+    /// At most so many items of a sample.
+    pub(super) fn new(sample: Sample, items: usize) -> Self {
+        Self { digest: sample.digest(), items: items.min(sample.len()), sample }
+    }
+
+    /// One item at a time from all over the sample, for the comparison with the reference.
+    fn singles(&self) -> Vec<Vec<Tensor>> {
+        let count = self.items.min(MAX_SAMPLES);
+        let places = (0..count).map(|index| index * self.sample.len() / count);
+        places.map(|item| self.sample.items(item..item + 1)).collect()
+    }
 }
 
 /// The profiler thread.
@@ -148,6 +216,8 @@ pub(super) struct Background {
     pub(super) samples: Vec<Option<ModelSamples>>,
     /// Keys by variant and unit.
     pub(super) keys: Vec<Vec<ProfileKey>>,
+    /// What the manifests say, by variant.
+    pub(super) claims: Vec<Claim>,
     pub(super) next_probe: u64,
 }
 
@@ -207,7 +277,7 @@ impl Background {
             _ if !state.core.is_present(unit) => false,
             Some(profile) => anew || profile.latency_source == Provenance::Conservative,
             // Not allowed, or refused: only tried again on demand, and only if a refusal was recorded.
-            None => anew && engine.probes.reason(variant, unit).is_some(),
+            None => anew && engine.probes.finding(variant, unit).wrong.is_some(),
         }
     }
 
@@ -222,7 +292,9 @@ impl Background {
     ) -> Option<Vec<Vec<Tensor>>> {
         let (subject, [clocks, memories]) = self.subject(engine, variant, unit)?;
         let name = subject.variant.name.clone();
-        let mut profiler = match Profiler::new(subject, &samples.samples, expected, [&clocks, &memories], 0) {
+        let (file, max_batch) = (subject.variant.clone(), subject.max_batch);
+        let singles = samples.singles();
+        let mut profiler = match Profiler::new(subject, &singles, expected, [&clocks, &memories], 0) {
             Ok(profiler) => profiler,
             Err(error) => {
                 tracing::warn!(%error, "not profiled");
@@ -237,17 +309,23 @@ impl Background {
             };
             profiler.absorb(point, report, None);
         }
-        // However the probes ended: a clock that nobody lets go of stays there.
-        self.release(engine, unit);
-        if !complete || !engine.state().core.is_present(unit) {
-            return None;
-        }
-        let (result, outputs) = match profiler.finish() {
-            Outcome::Fit { profile, outputs } => (Ok(profile), Some(outputs)),
-            Outcome::Unfit(unfit) => (Err(unfit.to_string()), None),
-            Outcome::Interrupted => return None,
+        let complete = complete && engine.state().core.is_present(unit);
+        let (result, outputs) = match if complete { profiler.finish() } else { Outcome::Interrupted } {
+            Outcome::Fit { profile, outputs } => {
+                let highest = |clocks: &[Kilohertz]| clocks.iter().max().copied().unwrap_or_default();
+                let point = OperatingPoint { clock: highest(&clocks), memory: highest(&memories) };
+                let fit = (&profile, &outputs[..]);
+                let checked = self.check(engine, (unit, point), (&file, max_batch), samples, fit);
+                let digest = samples.digest.clone();
+                let measured = |checked| Measured { profile, checked, sample: digest };
+                (checked.map(|checked| checked.map(measured)), Some(outputs))
+            }
+            Outcome::Unfit(unfit) => (Some(Err(unfit.to_string())), None),
+            Outcome::Interrupted => (None, None),
         };
-        self.conclude(engine, variant, unit, &name, result);
+        // However it ended: a clock that nobody lets go of stays there.
+        self.release(engine, unit);
+        self.conclude(engine, variant, unit, &name, result?);
         outputs
     }
 
@@ -261,8 +339,14 @@ impl Background {
         let catalog = state.core.catalog();
         let spec = &catalog.board.units[unit.index()];
         let profile = catalog.variants[variant.index()].profiles[unit.index()];
-        let refused = engine.probes.reason(variant, unit).is_some();
-        if (profile.is_none() && !refused) || !state.core.is_present(unit) {
+        let wrong = engine.probes.finding(variant, unit).wrong.is_some();
+        if (profile.is_none() && !wrong) || !state.core.is_present(unit) {
+            return None;
+        }
+        // It may never run: nothing is gained by knowing how.
+        let (need, room) =
+            (profile.map(|profile| profile.footprint), state.core.memory_limits(engine.now()).room);
+        if need.is_some_and(|need| need > room) {
             return None;
         }
         let clocks = domains_of(&catalog.board, unit).map(|domain| {
@@ -282,7 +366,7 @@ impl Background {
     }
 
     /// Runs a probe at an operating point, when the board is cool enough for it.
-    fn probe(
+    pub(super) fn probe(
         &mut self,
         engine: &Engine,
         unit: UnitId,
@@ -344,22 +428,18 @@ impl Background {
         variant: VariantId,
         unit: UnitId,
         name: &str,
-        result: Result<Profile, String>,
+        result: Result<Measured, String>,
     ) {
         if let Err(error) = self.store.put(&self.keys[variant.index()][unit.index()], &result) {
             tracing::warn!(%error, "the profile is used but could not be stored");
         }
-        match result {
-            Ok(profile) => {
-                engine.probes.desk().reasons.remove(&(variant, unit));
-                engine.feed(Event::Profiled { variant, unit, profile: Some(profile) });
-            }
-            Err(reason) => {
-                tracing::warn!(variant = name, unit = unit.0, reason, "refused by the profiler");
-                engine.probes.refuse(variant, unit, reason);
-                engine.feed(Event::Profiled { variant, unit, profile: None });
-            }
+        let finding = Finding::of(&result, self.claims[variant.index()]);
+        if let Some(reason) = &finding.wrong {
+            tracing::warn!(variant = name, unit = unit.0, reason, "quarantined: it is wrong on this unit");
         }
+        let profile = finding.usable();
+        engine.probes.note(&engine.state().observer, variant, unit, finding);
+        engine.feed(Event::Profiled { variant, unit, profile });
     }
 }
 

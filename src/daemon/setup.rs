@@ -1,6 +1,6 @@
 //! From the configuration to the parts: board, models, runtime, lanes.
 
-use super::profiling::ModelSamples;
+use super::profiling::{Finding, ModelSamples};
 use crate::board::panel::Panel;
 use crate::board::restore::RestoreError;
 use crate::board::restore::journal::StateLock;
@@ -9,18 +9,20 @@ use crate::board::sim::{Accelerator, PlantSpec, PlantSpecError, Script, ScriptEr
 use crate::board::sysfs::{BoardError, Roots, Sampler, SysfsBoard};
 use crate::board::{Actuator, BoardSpec, SpecError, Telemetry};
 use crate::config::{Config, Simulation};
-use crate::core::catalog::{Board, Catalog, Provenance, UnitId};
+use crate::core::catalog::{Board, Catalog, Provenance, UnitId, VariantId};
 use crate::ctl::status::BoardStatus;
 use crate::exec::Executor;
 use crate::exec::cache::GraphCache;
 use crate::exec::lane::{BoxError, Lane, LaneError, LaneEvents};
 use crate::exec::ort::{ExecUnit, LibraryCandidates, OrtExecutor, OrtRuntime, OrtSettings, RuntimeError};
-use crate::exec::profile::{ProfileKey, ProfileStore, StoreError};
+use crate::exec::profile::{Claim, Measured, ProfileKey, ProfileStore, StoreError};
 use crate::exec::sim::SimExecutor;
 use crate::model::catalog::{Known, Tables, assemble};
+use crate::model::manifest::VariantSpec;
 use crate::model::sample::Sample;
 use crate::model::store::{LoadedModel, ModelProblem, ModelStore};
 use crate::time::Clock;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -196,8 +198,12 @@ pub(super) struct OpenModels {
     pub(super) tables: Tables,
     pub(super) keys: Vec<Vec<ProfileKey>>,
     pub(super) store: ProfileStore,
-    /// Refusals of earlier runs: variant, unit, reason.
-    pub(super) refused: Vec<(usize, usize, String)>,
+    /// By model; `None` where the model has no sample.
+    pub(super) samples: Vec<Option<ModelSamples>>,
+    /// What the manifests say, by variant.
+    pub(super) claims: Vec<Claim>,
+    /// What earlier runs found.
+    pub(super) findings: BTreeMap<(VariantId, UnitId), Finding>,
 }
 
 /// Reads the model folders and what was measured of them before.
@@ -219,29 +225,57 @@ pub(super) fn open_models(
             threads: spec.threads,
         }
     };
+    let samples = samples(&loaded, config.profile.check_items);
+    let claim_of = |model: usize, spec: &VariantSpec| claim(&loaded[model], spec, samples[model].as_ref());
+    // What was found holds for the labelled items that were asked.
+    let found = |model: usize, spec: &VariantSpec, unit: usize| -> Option<Finding> {
+        let asked = |measured: &Measured| {
+            samples[model].as_ref().is_none_or(|samples| samples.digest == measured.sample)
+        };
+        let stored = store.get(&key(&spec.sha256, unit))?;
+        stored.as_ref().map_or(true, asked).then(|| Finding::of(&stored, claim_of(model, spec)))
+    };
+    let specs: Vec<(usize, &VariantSpec)> = (0..loaded.len())
+        .flat_map(|model| loaded[model].variants().iter().map(move |spec| (model, spec)))
+        .collect();
+    let mut findings = BTreeMap::new();
+    for (variant, (model, spec)) in specs.iter().enumerate() {
+        for (unit, of_board) in board.board.units.iter().enumerate() {
+            let allowed = spec.units.contains(&of_board.kind);
+            if let Some(finding) = allowed.then(|| found(*model, spec, unit)).flatten() {
+                findings.insert((VariantId::at(variant), UnitId::at(unit)), finding);
+            }
+        }
+    }
+    let place = |spec: &VariantSpec| specs.iter().position(|(_, other)| std::ptr::eq(*other, spec));
     let unit_index = |name: &str| board.board.units.iter().position(|unit| unit.name == name);
     let mut tables = assemble(&loaded, &board.board, &|_, spec, unit| {
-        let known = unit_index(&unit.name).and_then(|unit| store.get(&key(&spec.sha256, unit)));
-        match known {
-            None => Known::Nothing,
-            Some(Ok(profile)) => Known::Profile(profile),
-            Some(Err(_)) => Known::Unfit,
-        }
+        let pair = place(spec).zip(unit_index(&unit.name));
+        let finding =
+            pair.and_then(|(variant, unit)| findings.get(&(VariantId::at(variant), UnitId::at(unit))));
+        finding.map_or(Known::Nothing, |finding| finding.usable().map_or(Known::Unfit, Known::Profile))
     });
     scale_guesses(&mut tables.catalog, board.work_scale);
     let units = 0..board.board.units.len();
     let keys: Vec<Vec<ProfileKey>> =
         tables.files.iter().map(|file| units.clone().map(|unit| key(&file.sha256, unit)).collect()).collect();
-    let mut refused = Vec::new();
-    for (variant, row) in keys.iter().enumerate() {
-        for (unit, key) in row.iter().enumerate() {
-            let allowed = tables.catalog.variants[variant].profiles[unit].is_none();
-            if let (true, Some(Err(reason))) = (allowed, store.get(key)) {
-                refused.push((variant, unit, reason));
-            }
+    let claims = specs.iter().map(|(model, spec)| claim_of(*model, spec)).collect();
+    Ok(OpenModels { loaded, problems, tables, keys, store, samples, claims, findings })
+}
+
+/// How accurate a variant should be on the sample: as it was where it was made, if the manifest says so, else as on the
+/// data behind its accuracy.
+fn claim(model: &LoadedModel, spec: &VariantSpec, samples: Option<&ModelSamples>) -> Claim {
+    let items = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    match (spec.sample_accuracy, samples) {
+        (Some(accuracy), Some(samples)) => {
+            Claim { accuracy: accuracy.as_fraction(), items: Some(items(samples.sample.len())) }
+        }
+        _ => {
+            let items = model.manifest.as_ref().and_then(|manifest| manifest.accuracy_items);
+            Claim { accuracy: spec.accuracy.as_fraction(), items }
         }
     }
-    Ok(OpenModels { loaded, problems, tables, keys, store, refused })
 }
 
 /// What was never measured is guessed from the manifest's work, of which a simulated board may make more.
@@ -253,14 +287,10 @@ fn scale_guesses(catalog: &mut Catalog, work_scale: f64) {
     }
 }
 
-/// One-item samples per model, for the profiler.
-pub(super) fn samples(loaded: &[LoadedModel], check_items: u32) -> Vec<Option<ModelSamples>> {
+/// What the profiler asks each model.
+fn samples(loaded: &[LoadedModel], check_items: u32) -> Vec<Option<ModelSamples>> {
     let of = |model: &LoadedModel| match Sample::read(model) {
-        Ok(Some(sample)) => {
-            let count = sample.len().min(check_items as usize);
-            Some(ModelSamples { samples: (0..count).map(|item| sample.items(item..item + 1)).collect() })
-        }
-        Ok(None) => None,
+        Ok(sample) => sample.map(|sample| ModelSamples::new(sample, check_items as usize)),
         Err(problem) => {
             tracing::warn!(%problem, "the sample cannot be read: the model is not profiled");
             None

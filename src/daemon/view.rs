@@ -4,17 +4,18 @@ use super::engine::{Engine, State};
 use crate::board::panel::Panel;
 use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
 use crate::core::estimate::Report;
-use crate::core::points::Points;
+use crate::core::points::{OperatingPoint, Points};
 use crate::core::residency::Residence;
 use crate::core::snapshot::Aged;
 use crate::core::thermal;
 use crate::ctl::status::{
-    BatteryStatus, BoardStatus, BudgetStatus, ClassStatus, Counters, DomainStatus, EstimatorState,
-    EstimatorStatus, MemoryStatus, ModelStatus, Models, PressureStatus, QueueStatus, RailStatus, Status,
-    UnitStatus, VariantOnUnit, VariantState, VariantStatus, ZoneStatus,
+    AtClock, BatteryStatus, BoardStatus, BudgetStatus, CheckStatus, ClassStatus, Counters, DomainStatus,
+    EstimatorState, EstimatorStatus, MemoryStatus, ModelStatus, Models, PressureStatus, QueueStatus,
+    RailStatus, Status, UnitStatus, VariantOnUnit, VariantState, VariantStatus, ZoneStatus,
 };
 use crate::model::store::LoadedModel;
-use crate::units::{Kilohertz, Microjoules};
+use crate::time::Timestamp;
+use crate::units::{Bytes, Kilohertz, Microjoules};
 use std::sync::Arc;
 
 /// What is fixed from the start and shown in the status.
@@ -34,6 +35,7 @@ impl Engine {
             let scale = if budget.unit == "J" { 1e6 } else { 1.0 };
             state.observer.budget_left(budget.name, Microjoules::from_f64(budget.left * scale));
         }
+        state.observer.memory_cap(state.core.memory_limits(self.now()).cap);
     }
 
     /// Hands what the board shows besides its readings to the metrics.
@@ -81,6 +83,9 @@ impl Engine {
                 total: memory.total.0,
                 resident: memory.resident.0,
                 cap: budgets.memory_cap.0,
+                cap_now: core.limits.cap.0,
+                limit: memory.limit.map(|limit| limit.0),
+                pressed: core.limits.pressed,
                 loaded: core.held.0,
             }),
             pressure: state.core.snapshot().pressure.value.map(|pressure| PressureStatus {
@@ -107,22 +112,64 @@ impl Engine {
             instruments: fixed.panel.instruments(now),
             alarms: fixed.panel.alarms().into_iter().filter(|alarm| alarm.on.is_some()).collect(),
             foreign: fixed.panel.foreign(),
-            problems: problems(
-                fixed,
-                catalog,
-                core.denied.map(|(variant, need)| (variant, need.0)),
-                budgets.memory_cap.0,
-            ),
+            problems: self.problems(fixed, &state, core.denied, core.limits.cap),
         }
+    }
+
+    /// A sentence for each model or variant that is refused, kept off a unit, or kept out of memory.
+    fn problems(
+        &self,
+        fixed: &Fixed,
+        state: &State,
+        denied: Option<(VariantId, Bytes)>,
+        cap: Bytes,
+    ) -> Vec<String> {
+        let catalog = state.core.catalog();
+        let name = |id: VariantId| {
+            let variant = &catalog.variants[id.index()];
+            format!("{}/{}", catalog.models[variant.model.index()].name, variant.name)
+        };
+        let quarantined = self.probes.quarantined().into_iter().map(|(variant, unit, reason)| {
+            let unit = &catalog.board.units[unit.index()].name;
+            format!("{} is quarantined on {unit}: {reason}", name(variant))
+        });
+        let kept_out = denied.map(|(variant, need)| {
+            let configured = state.core.budgets().memory_cap;
+            let why = if cap < configured {
+                format!(
+                    "the {} that are left of [memory] cap_mb ({}) have",
+                    megabytes(cap),
+                    megabytes(configured)
+                )
+            } else {
+                format!("[memory] cap_mb ({}) has", megabytes(cap))
+            };
+            format!("{}: needs {}, for which {why} no room", name(variant), megabytes(need))
+        });
+        fixed.problems.iter().cloned().chain(quarantined).chain(kept_out).collect()
     }
 
     /// The models document.
     pub(super) fn models_document(&self, loaded: &[LoadedModel]) -> Models {
-        let state = self.state();
+        let (state, now) = (self.state(), self.now());
         let models = loaded.iter().enumerate().map(|(index, model)| {
             let catalog = state.core.catalog();
             let ids = &catalog.models[index].variants;
             let manifest = model.manifest.as_ref();
+            let units = || (0..catalog.board.units.len()).map(UnitId::at);
+            let variants = model.variants().iter().zip(ids);
+            let mut variants: Vec<VariantStatus> = variants
+                .map(|(spec, &id)| VariantStatus {
+                    name: spec.name.clone(),
+                    precision: spec.precision.clone(),
+                    accuracy: spec.accuracy.as_fraction(),
+                    bytes: spec.bytes.0,
+                    parent: spec.parent.clone(),
+                    problem: None,
+                    units: units().map(|unit| self.on_unit(&state, spec, (id, unit), now)).collect(),
+                })
+                .collect();
+            compare(&mut variants);
             ModelStatus {
                 name: model.name.clone(),
                 version: self.views[index].version.clone(),
@@ -132,22 +179,7 @@ impl Engine {
                 metric: manifest.map(|manifest| manifest.accuracy_metric.clone()).unwrap_or_default(),
                 inputs: self.views[index].inputs.to_vec(),
                 outputs: self.views[index].outputs.to_vec(),
-                variants: model
-                    .variants()
-                    .iter()
-                    .zip(ids)
-                    .map(|(spec, &id)| VariantStatus {
-                        name: spec.name.clone(),
-                        precision: spec.precision.clone(),
-                        accuracy: spec.accuracy.as_fraction(),
-                        bytes: spec.bytes.0,
-                        parent: spec.parent.clone(),
-                        problem: None,
-                        units: (0..catalog.board.units.len())
-                            .map(|unit| self.on_unit(&state, spec, id, UnitId::at(unit)))
-                            .collect(),
-                    })
-                    .collect(),
+                variants,
                 problem: self.views[index].unavailable.clone(),
                 profiling: self.probes.is_busy(crate::core::catalog::ModelId::at(index)),
             }
@@ -159,40 +191,85 @@ impl Engine {
         &self,
         state: &State,
         spec: &crate::model::manifest::VariantSpec,
-        variant: VariantId,
-        unit: UnitId,
+        (variant, unit): (VariantId, UnitId),
+        now: Timestamp,
     ) -> VariantOnUnit {
-        let board = &state.core.catalog().board;
-        let kind = board.units[unit.index()].kind;
-        let profile = state.core.catalog().variants[variant.index()].profiles[unit.index()];
-        let refusal = self.probes.reason(variant, unit);
-        let residence = state.core.residence(variant, unit);
-        let (state_now, reason) = match (profile, residence) {
-            (None, _) if !spec.units.contains(&kind) => (VariantState::NotAllowed, None),
-            (None, _) => (VariantState::Refused, refusal),
+        let (catalog, finding) = (state.core.catalog(), self.probes.finding(variant, unit));
+        let profile = catalog.variants[variant.index()].profiles[unit.index()];
+        let room = state.core.memory_limits(now).room;
+        let (state_now, reason) = match (profile, state.core.residence(variant, unit)) {
+            (None, _) if !spec.units.contains(&catalog.board.units[unit.index()].kind) => {
+                (VariantState::NotAllowed, None)
+            }
+            (None, _) => (VariantState::Quarantined, finding.wrong),
             (Some(_), Residence::Loaded { .. }) => (VariantState::Loaded, None),
+            (Some(_), Residence::Failed { tries, until: Timestamp::MAX }) => {
+                let reason = format!("could not be loaded or run, {tries} tries");
+                (VariantState::Quarantined, Some(reason))
+            }
+            (Some(profile), _) if profile.footprint > room => {
+                let (need, room) = (megabytes(profile.footprint), megabytes(room));
+                (VariantState::TooLarge, Some(format!("it needs {need}, and variants may hold {room}")))
+            }
             (Some(_), Residence::Failed { tries, .. }) => {
-                (VariantState::Quarantined, Some(format!("could not be loaded, {tries} tries")))
+                (VariantState::Failed, Some(format!("it could not be loaded, {tries} tries so far")))
             }
             (Some(_), _) => (VariantState::Available, None),
         };
-        let points = Points::of(board, unit);
+        // What is quarantined for its answers alone has been measured, too.
+        let profile = profile.or(finding.profile);
+        let points = Points::of(&catalog.board, unit);
+        let at = |point: OperatingPoint| {
+            let latency = profile?.latency.latency(point.clock, 1);
+            let watts = state.core.estimates().busy_watts(variant, unit, point);
+            let (latency_us, energy_uj) = (latency.as_f64() / 1e3, watts * latency.as_secs_f64() * 1e6);
+            Some(AtClock { clock_khz: point.clock.0, latency_us, energy_uj })
+        };
         let top = points.at(points.top());
-        let latency = profile.map(|profile| profile.latency.latency(top.clock, 1));
-        let watts = state.core.estimates().busy_watts(variant, unit, top);
-        let energy = latency.map(|latency| watts * latency.as_secs_f64() * 1e6);
+        let clocks = points.each()[0].iter().map(|&clock| OperatingPoint { clock, ..top });
         VariantOnUnit {
-            unit: board.units[unit.index()].name.clone(),
+            unit: catalog.board.units[unit.index()].name.clone(),
             state: state_now,
             reason,
-            latency_us: latency.map(|latency| latency.as_f64() / 1e3),
+            check: finding.checked.map(|checked| {
+                let (low, high) = checked.interval();
+                CheckStatus { right: checked.right, items: checked.items, low, high }
+            }),
+            dominated_by: None,
+            latency_us: at(top).map(|at| at.latency_us),
             latency_source: profile.map(|profile| profile.latency_source),
-            energy_uj: energy,
+            energy_uj: at(top).map(|at| at.energy_uj),
             energy_source: profile.map(|profile| profile.power_source),
             clock_khz: (top.clock > Kilohertz::ZERO).then_some(top.clock.0),
             footprint: profile.map(|profile| profile.footprint.0),
+            clocks: clocks.filter(|point| point.clock > Kilohertz::ZERO).filter_map(at).collect(),
         }
     }
+}
+
+/// Says which variants are dominated on which units. What is not to be used dominates nothing.
+fn compare(variants: &mut [VariantStatus]) {
+    let units = variants.first().map_or(0, |variant| variant.units.len());
+    for unit in 0..units {
+        let worth = |variant: &VariantStatus| {
+            let here = &variant.units[unit];
+            let usable = matches!(here.state, VariantState::Loaded | VariantState::Available);
+            Some((variant.accuracy, here.latency_us?, here.energy_uj?)).filter(|_| usable)
+        };
+        let worths: Vec<Option<(f64, f64, f64)>> = variants.iter().map(worth).collect();
+        let dominates = |a: (f64, f64, f64), b: (f64, f64, f64)| {
+            a.0 >= b.0 && a.1 <= b.1 && a.2 <= b.2 && (a.0 > b.0 || a.1 < b.1 || a.2 < b.2)
+        };
+        for index in 0..variants.len() {
+            let Some(own) = worths[index] else { continue };
+            let better = worths.iter().position(|other| other.is_some_and(|other| dominates(other, own)));
+            variants[index].units[unit].dominated_by = better.map(|better| variants[better].name.clone());
+        }
+    }
+}
+
+pub(super) fn megabytes(bytes: Bytes) -> String {
+    format!("{:.1} MB", bytes.as_f64() / 1e6)
 }
 
 fn budget(status: &crate::core::BudgetStatus) -> BudgetStatus {
@@ -313,14 +390,33 @@ fn missing(fixed: &Fixed, state: &State) -> Vec<String> {
     fixed.missing.iter().cloned().chain(absent).collect()
 }
 
-fn problems(fixed: &Fixed, catalog: &Catalog, denied: Option<(VariantId, u64)>, cap: u64) -> Vec<String> {
-    let kept_out = denied.map(|(variant, need)| {
-        let variant = &catalog.variants[variant.index()];
-        let model = &catalog.models[variant.model.index()].name;
-        format!(
-            "{model}/{}: needs {need} bytes, which [memory] cap_mb ({cap} bytes) has no room for",
-            variant.name
-        )
-    });
-    fixed.problems.iter().cloned().chain(kept_out).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variant(name: &str, accuracy: f64, units: &[(VariantState, f64, f64)]) -> VariantStatus {
+        let on = |&(state, latency_us, energy_uj): &(VariantState, f64, f64)| {
+            let text = serde_json::json!({
+                "unit": "u", "state": state, "latency_us": latency_us, "energy_uj": energy_uj
+            });
+            serde_json::from_value(text).unwrap()
+        };
+        let units = units.iter().map(on).collect();
+        VariantStatus { name: name.to_owned(), accuracy, units, ..VariantStatus::default() }
+    }
+
+    #[test]
+    fn a_variant_is_dominated_where_another_is_no_worse_in_anything() {
+        use VariantState::{Available, Loaded, Quarantined};
+        let mut ladder = [
+            variant("fp32", 0.94, &[(Loaded, 9.0, 9.0), (Available, 9.0, 9.0)]),
+            variant("int8", 0.94, &[(Loaded, 4.0, 4.0), (Quarantined, 4.0, 4.0)]),
+            variant("pruned", 0.93, &[(Available, 5.0, 3.0), (Available, 5.0, 3.0)]),
+            variant("same", 0.93, &[(Available, 5.0, 3.0), (Available, 9.0, 9.5)]),
+        ];
+        compare(&mut ladder);
+        let by = |unit: usize| ladder.each_ref().map(|variant| variant.units[unit].dominated_by.as_deref());
+        assert_eq!(by(0), [Some("int8"), None, None, None]);
+        assert_eq!(by(1), [None, None, None, Some("fp32")], "what is quarantined is no choice");
+    }
 }

@@ -149,7 +149,9 @@ impl GraphCache {
         if length > self.max_bytes {
             return Err(format!("claims {length} bytes; the cache holds at most {}", self.max_bytes));
         }
-        let mut graph = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        // Claimed, but not there: no room is made for that.
+        let held = file.metadata().map_or(0, |metadata| metadata.len());
+        let mut graph = super::ort::memory::buffer(length.min(held))?;
         file.take(length + 1).read_to_end(&mut graph).map_err(|error| error.to_string())?;
         if graph.len() as u64 != length {
             return Err(format!("claims {length} bytes, but has another number"));

@@ -1,28 +1,34 @@
 //! A lane: the named thread of one unit, fed through a bounded queue.
 //!
 //! ```text
-//! daemon ── Load, Unload, Run, probe ──▶ queue ──▶ lane-<unit> ──▶ Executor
-//!    ▲                                                  │
-//!    └────────────── LaneEvents, on the lane's thread ──┘
+//! daemon ── Run ───────────────▶ queue ──▶ lane-<unit> ──▶ Executor
+//!    ▲  └── Load, Unload, probe ─▶ tasks ─▶ load-<unit> ──▶ Loader │
+//!    └───────── LaneEvents, on the thread that did the work ───────┘
 //! ```
+//!
+//! Loads and unloads have a thread of their own ([`loading`]): a load takes as long as hundreds of runs, and those that
+//! are served meanwhile must not wait for it.
 //!
 //! To wake the lane's thread and be woken by it again takes as long as a small model. Where the thread sleeps,
 //! who ordered a batch may therefore stand in for it: [`Lane::run_here`] carries the order out on the calling
 //! thread, and what comes meanwhile waits for the lane's own.
 //!
-//! Orders are carried out in the order they came. At most one batch waits while another runs, so that the
+//! Batches are run in the order they came, and so are loads and unloads carried out among themselves; a batch is to be
+//! ordered once its variant is known to be loaded. At most one batch waits while another runs, so that the
 //! core keeps its choice for as long as it can and the unit never idles between two batches. A probe (timed
 //! runs for the profiler) is carried out only while nothing else waits, one run at a time. Orders and events
 //! are plain messages whose tensors lie in shareable buffers: a lane in a process of its own can replace
-//! the thread.
+//! the threads.
 
+mod loading;
 mod worker;
 
 use crate::core::catalog::{UnitId, VariantId};
 use crate::core::event::{BatchId, Completion};
-use crate::exec::{Batch, Cancel, ExecError, Executor, Output, Tensor, VariantFile};
+use crate::exec::{Batch, Cancel, ExecError, Executor, Loader, Output, Tensor, VariantFile};
 use crate::time::{Clock, Timestamp};
 use crate::units::{Bytes, Nanos};
+use loading::{Loading, Porter, Prepared, Task};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -31,8 +37,10 @@ use worker::{Step, Worker};
 
 /// Batches that may wait while one runs.
 const PREFETCHED: usize = 1;
-/// Orders that may wait, batches included.
+/// Loads and unloads that may wait.
 const QUEUE_LIMIT: usize = 64;
+/// Probes that may be under way or wait.
+const MAX_PROBES: usize = 2;
 /// Id under which probes run; the core never gives it out.
 const PROBE_BATCH: BatchId = BatchId(u64::MAX);
 /// Deep graphs recurse; only what is touched is ever resident.
@@ -95,7 +103,7 @@ pub trait LaneEvents: Send + Sync {
 /// Why a lane did not take an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A batch, a probe or too many orders wait already.
+    /// A batch, a probe or too many loads wait already.
     #[error("the lane's queue is full")]
     Full,
     /// It is ending.
@@ -130,8 +138,6 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// An order in the queue.
 #[derive(Debug)]
 enum Order {
-    Load(VariantFile),
-    Unload(VariantId),
     Run(Batch),
     /// A batch that was cancelled while it waited.
     Cancelled(BatchId),
@@ -158,7 +164,10 @@ struct Queue {
     batches: usize,
     /// What left the queue last, if it can be cancelled.
     running: Option<BatchId>,
-    probe: Option<ProbeRequest>,
+    /// Ready to run.
+    probes: VecDeque<Prepared>,
+    /// Probes that are not reported yet.
+    open_probes: usize,
     ending: bool,
     hands: Hands,
 }
@@ -176,7 +185,7 @@ impl Queue {
 
     /// Nothing waits for the thread.
     fn is_idle(&self) -> bool {
-        self.orders.is_empty() && self.probe.is_none() && !self.ending
+        self.orders.is_empty() && self.probes.is_empty() && !self.ending
     }
 }
 
@@ -190,16 +199,38 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Hands a probe to the lane's thread; gives it back if that is ending.
+    fn offer(&self, probe: Prepared) -> Option<Prepared> {
+        let mut queue = self.queue();
+        if queue.ending {
+            return Some(probe);
+        }
+        queue.probes.push_back(probe);
+        drop(queue);
+        self.wake.notify_one();
+        None
+    }
+
+    /// A probe is about to be reported.
+    fn probe_over(&self) {
+        let mut queue = self.queue();
+        queue.open_probes = queue.open_probes.saturating_sub(1);
+    }
 }
 
-/// The handle of a lane. Dropping it cancels what runs, answers what waits, and joins the thread.
+/// The handle of a lane. Dropping it cancels what runs, answers what waits, and joins the threads.
 pub struct Lane {
     shared: Arc<Shared>,
+    loading: Arc<Loading>,
     cancel: Arc<dyn Cancel>,
     /// Held while an order is carried out; `None` if only the lane's thread may do that.
     worker: Option<Arc<Mutex<Worker>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
+
+/// What the lane's thread tells of its executor.
+type Made = (Arc<dyn Cancel>, Arc<dyn Loader>, Option<Arc<Mutex<Worker>>>);
 
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -208,10 +239,10 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Starts the thread `lane-<name>` and makes the executor on it.
+    /// Starts the threads `lane-<name>` and `load-<name>`, and makes the executor on the first.
     ///
     /// # Errors
-    /// If the thread or the executor cannot be made.
+    /// If a thread or the executor cannot be made.
     pub fn spawn<F>(
         name: &str,
         unit: UnitId,
@@ -222,55 +253,67 @@ impl Lane {
     where
         F: FnOnce() -> Result<Box<dyn Executor>, BoxError> + Send + 'static,
     {
-        let shared = Arc::new(Shared::default());
-        let (ready, made) = mpsc::sync_channel(1);
-        let queue = Arc::clone(&shared);
+        let (shared, loading) = (Arc::new(Shared::default()), Arc::new(Loading::default()));
+        let (ready, made) = mpsc::sync_channel::<Result<Made, BoxError>>(1);
+        let (queue, tasks, told) = (Arc::clone(&shared), Arc::clone(&loading), Arc::clone(&events));
         let work = move || {
             let executor = catch_unwind(AssertUnwindSafe(make_executor))
                 .unwrap_or_else(|panic| Err(crate::exec::panic_message(&*panic).into()));
             match executor {
                 Ok(executor) => {
-                    let (cancel, bound) = (executor.canceller(), executor.is_thread_bound());
-                    let worker = Arc::new(Mutex::new(Worker::new(unit, executor, events, clock)));
+                    let (cancel, loader) = (executor.canceller(), executor.loader());
+                    let bound = executor.is_thread_bound();
+                    let worker = Worker::new(unit, executor, events, clock, Arc::clone(&queue), tasks);
+                    let worker = Arc::new(Mutex::new(worker));
                     // The spawner waits for it.
-                    let _ = ready.send(Ok((cancel, (!bound).then(|| Arc::clone(&worker)))));
+                    let _ = ready.send(Ok((cancel, loader, (!bound).then(|| Arc::clone(&worker)))));
                     worker::work(&queue, &worker);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
         };
-        // The kernel shows 15 characters.
-        let builder = std::thread::Builder::new().name(format!("lane-{name}")).stack_size(STACK_BYTES);
-        let thread =
-            builder.spawn(work).map_err(|source| LaneError::Thread { name: name.to_owned(), source })?;
+        let thread = start(name, format!("lane-{name}"), work)?;
         let made = made.recv().unwrap_or_else(|gone| Err(Box::new(gone)));
-        let (cancel, worker) =
+        let (cancel, loader, worker) =
             made.map_err(|source| LaneError::Executor { name: name.to_owned(), source })?;
-        Ok(Self { shared, cancel, worker, thread: Mutex::new(Some(thread)) })
+        let lane = Self {
+            shared: Arc::clone(&shared),
+            loading: Arc::clone(&loading),
+            cancel,
+            worker,
+            threads: Mutex::new(vec![thread]),
+        };
+        let porter = Porter { unit, loader, events: told, lane: shared };
+        let porter = start(name, format!("load-{name}"), move || porter.work(&loading))?;
+        lane.threads.lock().unwrap_or_else(PoisonError::into_inner).push(porter);
+        Ok(lane)
     }
 
     /// Loads a variant; [`LaneEvents::loaded`] or [`LaneEvents::load_failed`] follows.
     ///
     /// # Errors
-    /// If too many orders wait, or the lane is ending.
+    /// If too many of them wait, or the lane is ending.
     pub fn load(&self, variant: VariantFile) -> Result<(), Refused> {
-        self.order(Order::Load(variant))
+        self.loading.put(Task::Load(variant))
     }
 
     /// Unloads a variant; [`LaneEvents::unloaded`] follows.
     ///
     /// # Errors
-    /// If too many orders wait, or the lane is ending.
+    /// If too many of them wait, or the lane is ending.
     pub fn unload(&self, variant: VariantId) -> Result<(), Refused> {
-        self.order(Order::Unload(variant))
+        self.loading.put(Task::Unload(variant))
     }
 
     /// Runs a batch; [`LaneEvents::completed`] follows.
     ///
     /// # Errors
-    /// If a batch waits already, too many orders wait, or the lane is ending.
+    /// If a batch waits already, or the lane is ending.
     pub fn run(&self, batch: Batch) -> Result<(), Refused> {
-        self.order(Order::Run(batch))
+        if self.enqueue(batch)? {
+            self.wake();
+        }
+        Ok(())
     }
 
     /// As [`Lane::run`], but leaves it to the caller to [`Lane::wake`] the thread or [`Lane::run_here`] if the
@@ -280,7 +323,20 @@ impl Lane {
     /// # Errors
     /// As [`Lane::run`].
     pub fn enqueue(&self, batch: Batch) -> Result<bool, Refused> {
-        self.put(Order::Run(batch))
+        let mut queue = self.shared.queue();
+        if queue.ending {
+            return Err(Refused::Ending);
+        }
+        if queue.batches >= PREFETCHED || queue.orders.len() >= QUEUE_LIMIT {
+            return Err(Refused::Full);
+        }
+        queue.batches += 1;
+        queue.orders.push_back(Order::Run(batch));
+        let asleep = queue.hands == Hands::Nobody;
+        if asleep {
+            queue.hands = Hands::Called;
+        }
+        Ok(asleep)
     }
 
     /// Wakes the thread.
@@ -316,19 +372,18 @@ impl Lane {
     /// Does timed runs while nothing else waits; [`LaneEvents::probed`] follows.
     ///
     /// # Errors
-    /// If a probe waits already, or the lane is ending.
+    /// If a probe waits already, too many tasks wait, or the lane is ending.
     pub fn probe(&self, request: ProbeRequest) -> Result<(), Refused> {
         let mut queue = self.shared.queue();
         if queue.ending {
             return Err(Refused::Ending);
         }
-        if queue.probe.is_some() {
+        if queue.open_probes >= MAX_PROBES {
             return Err(Refused::Full);
         }
-        queue.probe = Some(request);
+        queue.open_probes += 1;
         drop(queue);
-        self.shared.wake.notify_one();
-        Ok(())
+        self.loading.put(Task::Prepare(request)).inspect_err(|_| self.shared.probe_over())
     }
 
     /// Cancels a batch, whether it waits or runs; a no-op if it is gone. The completion follows in any case.
@@ -346,36 +401,10 @@ impl Lane {
             self.cancel.cancel(batch);
         }
     }
-
-    fn order(&self, order: Order) -> Result<(), Refused> {
-        if self.put(order)? {
-            self.wake();
-        }
-        Ok(())
-    }
-
-    /// Adds an order; whether the thread sleeps and has to be woken.
-    fn put(&self, order: Order) -> Result<bool, Refused> {
-        let mut queue = self.shared.queue();
-        let is_batch = matches!(order, Order::Run(_));
-        if queue.ending {
-            return Err(Refused::Ending);
-        }
-        if queue.orders.len() >= QUEUE_LIMIT || (is_batch && queue.batches >= PREFETCHED) {
-            return Err(Refused::Full);
-        }
-        queue.batches += usize::from(is_batch);
-        queue.orders.push_back(order);
-        let asleep = queue.hands == Hands::Nobody;
-        if asleep {
-            queue.hands = Hands::Called;
-        }
-        Ok(asleep)
-    }
 }
 
 impl Lane {
-    /// Cancels what runs, answers what waits, and waits for the thread. Nothing is taken from then on.
+    /// Cancels what runs, answers what waits, and waits for the threads. Nothing is taken from then on.
     pub fn end(&self) {
         let running = {
             let mut queue = self.shared.queue();
@@ -383,14 +412,16 @@ impl Lane {
             queue.running
         };
         self.shared.wake.notify_one();
+        self.loading.end();
         if let Some(batch) = running {
             self.cancel.cancel(batch);
         }
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return };
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         // A callback that holds the last handle ends its own lane: it cannot wait for itself.
-        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-            tracing::error!("a lane's thread panicked");
+        for thread in threads.into_iter().filter(|one| one.thread().id() != std::thread::current().id()) {
+            if thread.join().is_err() {
+                tracing::error!("a lane's thread panicked");
+            }
         }
     }
 }
@@ -399,6 +430,16 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Starts a thread of a lane. The kernel shows 15 characters of its name.
+fn start(
+    lane: &str,
+    name: String,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, LaneError> {
+    let builder = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    builder.spawn(work).map_err(|source| LaneError::Thread { name: lane.to_owned(), source })
 }
 
 #[cfg(test)]

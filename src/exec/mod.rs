@@ -173,6 +173,16 @@ pub enum ExecError {
     /// The run was cancelled.
     #[error("cancelled")]
     Cancelled,
+    /// There is not enough memory to load it now.
+    #[error("{variant}: loading it takes {need} bytes of memory at least, and {available} are available")]
+    Memory {
+        /// Model and variant name.
+        variant: String,
+        /// What it takes at least.
+        need: Bytes,
+        /// What there is.
+        available: Bytes,
+    },
     /// The provider refused the model, or failed.
     #[error("{variant}: {message}")]
     Provider {
@@ -189,15 +199,25 @@ pub trait Cancel: Send + Sync {
     fn cancel(&self, batch: BatchId);
 }
 
-/// Runs batches on one unit. Blocking; lives on its lane's thread.
-pub trait Executor: Send {
+/// Brings variants into the memory of one unit and out of it. Blocking; lives on a thread of its own beside the lane's,
+/// so that the lane serves meanwhile.
+pub trait Loader: Send + Sync {
+    /// Called once, first of all, on the thread that will load.
+    fn enter_thread(&self) {}
     /// Makes a session for the variant; returns the memory it took. Loading twice is a no-op.
     ///
     /// # Errors
-    /// [`ExecError::Provider`] if the file is unreadable, hostile, or not what the manifest says.
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError>;
-    /// Lets go of the session and gives its memory back to the system.
-    fn unload(&mut self, variant: VariantId);
+    /// [`ExecError::Provider`] if the file is unreadable, hostile, or not what the manifest says;
+    /// [`ExecError::Memory`] if there is not enough memory for it now.
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError>;
+    /// Lets go of the session and gives its memory back to the system. A run that uses it still ends first.
+    fn unload(&self, variant: VariantId);
+}
+
+/// Runs batches on one unit. Blocking; lives on its lane's thread.
+pub trait Executor: Send {
+    /// What loads for it.
+    fn loader(&self) -> Arc<dyn Loader>;
     /// Runs a batch to its end.
     ///
     /// # Errors
@@ -209,6 +229,17 @@ pub trait Executor: Send {
     /// until a simulated board is done.
     fn is_thread_bound(&self) -> bool {
         true
+    }
+    /// [`Loader::load`], for a caller without a lane.
+    ///
+    /// # Errors
+    /// As there.
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+        self.loader().load(variant)
+    }
+    /// [`Loader::unload`], for a caller without a lane.
+    fn unload(&self, variant: VariantId) {
+        self.loader().unload(variant);
     }
 }
 

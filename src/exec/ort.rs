@@ -5,7 +5,7 @@
 
 mod build;
 mod executor;
-mod memory;
+pub(super) mod memory;
 mod placement;
 mod runtime;
 mod session;

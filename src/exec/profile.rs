@@ -5,13 +5,15 @@
 //! lane ([`Profiler::next_probe`]), takes the reports ([`Profiler::absorb`]), and concludes
 //! ([`Profiler::finish`]). Latencies at batch 1 and at one larger batch, at up to three clocks, go to
 //! [`crate::core::fit`]; the outputs are compared with those of the reference ([`compare`]); power comes from
-//! a rail where the caller has one.
+//! a rail where the caller has one. Whether it is as accurate as it should be is another question ([`Checked`]).
 
+mod check;
 mod compare;
 mod store;
 
+pub use check::{Checked, Claim};
 pub use compare::{Expectation, ExpectationSource, Unfit, compare};
-pub use store::{ProfileKey, ProfileStore, StoreError};
+pub use store::{Measured, ProfileKey, ProfileStore, StoreError};
 
 use crate::core::catalog::{PowerModel, Profile, Provenance, Roofline};
 use crate::core::fit::{FitError, Probe, fit_roofline};
@@ -208,7 +210,7 @@ impl Profiler {
             Err(error @ ExecError::Provider { .. }) => {
                 self.ended.get_or_insert(Ended::Unfit(Unfit::Failed(error.to_string())));
             }
-            Err(ExecError::Cancelled | ExecError::NotLoaded(_)) => {
+            Err(ExecError::Cancelled | ExecError::NotLoaded(_) | ExecError::Memory { .. }) => {
                 self.ended.get_or_insert(Ended::Interrupted);
             }
         }

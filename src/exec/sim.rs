@@ -7,7 +7,7 @@
 use crate::board::sim::{Accelerator, Precision, SimCancel, SimError, Work};
 use crate::core::catalog::{UnitId, VariantId};
 use crate::core::event::BatchId;
-use crate::exec::{Batch, Cancel, ExecError, Executor, Output, VariantFile};
+use crate::exec::{Batch, Cancel, ExecError, Executor, Loader, Output, VariantFile};
 use crate::units::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +18,15 @@ pub struct SimExecutor<E> {
     inner: E,
     accelerator: Arc<dyn Accelerator>,
     unit: UnitId,
-    variants: BTreeMap<VariantId, Size>,
+    loader: Arc<SimLoader>,
     lane: Arc<Lane>,
     overruns: Arc<AtomicU64>,
+}
+
+/// Takes note of what the wrapped executor loads.
+struct SimLoader {
+    inner: Arc<dyn Loader>,
+    variants: Mutex<BTreeMap<VariantId, Size>>,
 }
 
 /// What the simulated board needs to know of a loaded variant.
@@ -49,7 +55,8 @@ impl<E: Executor> SimExecutor<E> {
     /// Runs on `unit` of the board behind `accelerator`, with outputs from `inner`.
     pub fn new(inner: E, accelerator: Arc<dyn Accelerator>, unit: UnitId) -> Self {
         let lane = Arc::new(Lane { current: Mutex::default(), inner: inner.canceller() });
-        Self { inner, accelerator, unit, variants: BTreeMap::new(), lane, overruns: Arc::default() }
+        let loader = Arc::new(SimLoader { inner: inner.loader(), variants: Mutex::default() });
+        Self { inner, accelerator, unit, loader, lane, overruns: Arc::default() }
     }
 
     /// Counts the runs whose real computation took longer than the simulated one: their answers came later
@@ -87,8 +94,18 @@ fn items(batch: &Batch) -> u32 {
     u32::try_from(total).unwrap_or(u32::MAX).max(1)
 }
 
-impl<E: Executor> Executor for SimExecutor<E> {
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+impl SimLoader {
+    fn variants(&self) -> MutexGuard<'_, BTreeMap<VariantId, Size>> {
+        self.variants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loader for SimLoader {
+    fn enter_thread(&self) {
+        self.inner.enter_thread();
+    }
+
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError> {
         let footprint = self.inner.load(variant)?;
         let size = Size {
             name: variant.name.clone(),
@@ -96,17 +113,23 @@ impl<E: Executor> Executor for SimExecutor<E> {
             traffic_bytes: variant.traffic_bytes,
             precision: Precision::from_manifest(&variant.precision),
         };
-        self.variants.insert(variant.id, size);
+        self.variants().insert(variant.id, size);
         Ok(footprint)
     }
 
-    fn unload(&mut self, variant: VariantId) {
-        self.variants.remove(&variant);
+    fn unload(&self, variant: VariantId) {
+        self.variants().remove(&variant);
         self.inner.unload(variant);
+    }
+}
+
+impl<E: Executor> Executor for SimExecutor<E> {
+    fn loader(&self) -> Arc<dyn Loader> {
+        Arc::clone(&self.loader) as Arc<dyn Loader>
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
-        let Some(size) = self.variants.get(&batch.variant).cloned() else {
+        let Some(size) = self.loader.variants().get(&batch.variant).cloned() else {
             return Err(ExecError::NotLoaded(batch.variant));
         };
         self.lane.enter(batch.id);

@@ -59,6 +59,7 @@ struct RawTensor {
 struct RawAccuracy {
     metric: String,
     data: String,
+    items: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,6 +81,7 @@ struct RawVariant {
     bytes: Option<u64>,
     precision: Option<String>,
     accuracy: Option<f64>,
+    sample_accuracy: Option<f64>,
     macs: Option<u64>,
     traffic_bytes: Option<u64>,
     units: Option<Vec<UnitKind>>,
@@ -109,6 +111,8 @@ pub struct Manifest {
     pub accuracy_metric: String,
     /// The data they were counted on.
     pub accuracy_data: String,
+    /// How many items that are, where it is known.
+    pub accuracy_items: Option<u32>,
     /// Labelled inputs, where the folder has some.
     pub sample: Option<SampleSpec>,
     /// Variants without a mistake, as in the file: the reference first.
@@ -145,6 +149,8 @@ pub struct VariantSpec {
     pub precision: String,
     /// Accuracy.
     pub accuracy: Ppm,
+    /// Accuracy on the sample, as counted where the variant was made.
+    pub sample_accuracy: Option<Ppm>,
     /// Multiply-accumulates per item.
     pub macs: u64,
     /// Bytes read and written per item.
@@ -194,6 +200,9 @@ impl Check<'_, '_> {
                 self.document.complain(key, "must not be empty");
             }
         }
+        if raw.accuracy.items == Some(0) {
+            self.document.complain("accuracy.items", "must be 1 or more, or left out where it is not known");
+        }
         let inputs = self.tensors("input", &raw.input);
         let outputs = self.tensors("output", &raw.output);
         let sample = raw.sample.and_then(|sample| self.sample(sample, &inputs, &outputs));
@@ -209,6 +218,7 @@ impl Check<'_, '_> {
             outputs: outputs.into(),
             accuracy_metric: raw.accuracy.metric,
             accuracy_data: raw.accuracy.data,
+            accuracy_items: raw.accuracy.items,
             sample,
             variants,
         }
@@ -335,6 +345,7 @@ impl Check<'_, '_> {
             bytes: Bytes(bytes?),
             precision: precision?,
             accuracy: self.accuracy(&key("accuracy"), accuracy?),
+            sample_accuracy: raw.sample_accuracy.map(|value| self.accuracy(&key("sample_accuracy"), value)),
             macs: macs?,
             traffic_bytes: traffic_bytes?,
             units: units?,
@@ -450,6 +461,10 @@ mod tests {
         assert_eq!(manifest.variants.len(), 2);
         assert_eq!(manifest.variants[1].parent.as_deref(), Some("big"));
         assert_eq!(manifest.variants[1].accuracy, Ppm(900_000));
+        assert_eq!(
+            manifest.variants.iter().map(|variant| variant.sample_accuracy).collect::<Vec<_>>(),
+            [None, Some(Ppm(875_000))]
+        );
         assert_eq!(manifest.sample.unwrap().output, 0);
     }
 
@@ -462,6 +477,11 @@ mod tests {
                 "variant[1].accuracy = nan: must be a fraction from 0 to 1",
             ),
             ("accuracy = 0.9 ", "accuracy = \"0.9\" ", "variant[1].accuracy = \"0.9\": invalid type"),
+            (
+                "sample_accuracy = 0.875",
+                "sample_accuracy = 87.5",
+                "variant[1].sample_accuracy = 87.5: must be a fraction from 0 to 1",
+            ),
             ("accuracy = 0.9 ", "acuracy = 0.9 ", "variant[1].acuracy = 0.9: unknown field"),
             (
                 "file = \"small.onnx\"",
@@ -497,6 +517,7 @@ mod tests {
         for (from, to, rule) in [
             ("max_batch = 4", "max_batch = 0", "max_batch = 0: must be from 1 to 4096"),
             ("max_batch = 4", "", "missing field `max_batch`"),
+            ("data = \"none\"", "data = \"none\"\nitems = 0", "accuracy.items = 0: must be 1 or more"),
             ("name = \"tiny\"", "name = \"ti ny\"", "name = \"ti ny\": must be 1 to 64 letters"),
             ("shape = [-1, 2, -1]", "shape = [2, 2]", "must begin with -1"),
             ("shape = [-1, 2, -1]", "shape = [-1, 0]", "must be 1 or more"),

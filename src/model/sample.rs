@@ -6,6 +6,7 @@ use super::score::{self, Score, ScoreError};
 use super::store::{LoadedModel, MANIFEST};
 use crate::config::document::{Problem, open_regular};
 use crate::exec::{Tensor, TensorSpec};
+use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::Path;
 
@@ -86,6 +87,19 @@ impl Sample {
             Tensor { dtype: tensor.dtype, shape, data }
         };
         self.inputs.iter().map(slice).collect()
+    }
+
+    /// Names the items and their labels by their contents: hex.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for tensor in &self.inputs {
+            hash.update(&tensor.data);
+        }
+        for label in &self.labels {
+            hash.update(label.to_le_bytes());
+        }
+        hex::encode(&hash.finalize()[..8])
     }
 
     /// Which of the items from `first` on the model got right. `outputs` are in the order of the model's
@@ -174,6 +188,16 @@ mod tests {
         );
         assert_eq!(sample.items(2..9)[0].shape[0], 1);
         assert_eq!(sample.items(7..9)[0].shape[0], 0);
+    }
+
+    #[test]
+    fn a_digest_is_of_items_and_labels() {
+        let (sample, labels) = (good(), npy("|u1", "(3,)", &[2, 0, 1]));
+        let other = |x: &[u8], labels: &[u8]| with(&npy("|u1", "(3, 2, 1)", x), labels).unwrap().unwrap();
+        assert_eq!(sample.digest(), other(&[1, 2, 3, 4, 5, 6], &labels).digest());
+        assert_ne!(sample.digest(), other(&[1, 2, 3, 4, 5, 7], &labels).digest());
+        let labelled = other(&[1, 2, 3, 4, 5, 6], &npy("|u1", "(3,)", &[2, 1, 1]));
+        assert_ne!(sample.digest(), labelled.digest());
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Names {
 #[derive(Debug)]
 pub struct Observer {
     pub(super) registry: Registry,
-    names: Names,
+    pub(super) names: Names,
     notes: notes::Notes,
     in_flight: HashMap<RequestId, InFlight>,
     running: HashMap<BatchId, UnitId>,
@@ -314,7 +314,7 @@ impl Observer {
             Event::Submit(request) => self.submitted(now, request),
             Event::Completed(completion) => self.completed(completion),
             Event::Loaded { variant, unit, footprint } => self.loaded(*variant, *unit, *footprint),
-            Event::LoadFailed { variant, unit } => self.load_result(*variant, *unit, "failed"),
+            Event::LoadFailed { variant, unit, .. } => self.load_result(*variant, *unit, "failed"),
             Event::Unloaded { variant, unit } => {
                 self.footprints.remove(&(*variant, *unit));
                 self.residency(*variant, *unit, false);
@@ -369,11 +369,8 @@ impl Observer {
                 let run = self.names.run(*variant, *unit);
                 self.registry.counter(Metric::Preemptions, &run).increment(1);
             }
-            Effect::Note(Note::Quarantined { .. })
-            | Effect::Abort(_)
-            | Effect::Load { .. }
-            | Effect::Unload { .. }
-            | Effect::Set(_) => {}
+            Effect::Note(Note::Quarantined { variant, unit }) => self.quarantined(*variant, *unit, true),
+            Effect::Abort(_) | Effect::Load { .. } | Effect::Unload { .. } | Effect::Set(_) => {}
         }
         self.notes.effect(&self.names, effect);
     }

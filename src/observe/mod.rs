@@ -4,6 +4,7 @@
 
 mod board;
 mod effects;
+mod ladder;
 pub mod logging;
 pub mod metrics;
 pub mod names;

@@ -130,6 +130,12 @@ metrics! {
     ResidentBytes = "wattd_variants_resident_bytes" Gauge [];
     /// Loads and unloads, by result: loaded, failed, unloaded.
     Loads = "wattd_variant_loads_total" Counter ["model", "variant", "unit", "result"];
+    /// 1 while a variant is kept off a unit: wrong there, or given up after failures.
+    Quarantined = "wattd_variant_quarantined" Gauge ["model", "variant", "unit"];
+    /// Share of the labelled sample that a variant answered rightly when it was profiled.
+    CheckAccuracy = "wattd_check_accuracy_ratio" Gauge ["model", "variant", "unit"];
+    /// Memory that loaded variants may hold now: the configured cap, or less where that is not left.
+    MemoryCap = "wattd_memory_cap_bytes" Gauge [];
     /// Memory available to new work.
     MemoryAvailable = "wattd_memory_available_bytes" Gauge [];
     /// Resident set of the daemon.

@@ -52,9 +52,9 @@ impl Notes {
                 let [model, variant, unit] = names.run(*variant, *unit);
                 info!(model, variant, unit, footprint_bytes = footprint.0, "variant loaded");
             }
-            Event::LoadFailed { variant, unit } => {
+            Event::LoadFailed { variant, unit, short_of_memory } => {
                 let [model, variant, unit] = names.run(*variant, *unit);
-                error!(model, variant, unit, "variant could not be loaded");
+                error!(model, variant, unit, short_of_memory, "variant could not be loaded");
             }
             Event::Unloaded { variant, unit } => {
                 let [model, variant, unit] = names.run(*variant, *unit);

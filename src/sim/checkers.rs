@@ -135,7 +135,7 @@ impl Checkers {
                 self.resident.insert((*variant, *unit));
                 self.memory.insert((*variant, *unit), *footprint);
             }
-            Event::LoadFailed { variant, unit } | Event::Unloaded { variant, unit } => {
+            Event::LoadFailed { variant, unit, .. } | Event::Unloaded { variant, unit } => {
                 self.memory.remove(&(*variant, *unit));
             }
             Event::Applied(report) => {

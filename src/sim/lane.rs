@@ -1,4 +1,5 @@
-//! Fake lanes: one order at a time and in order, as the named thread of a real unit works.
+//! Fake lanes: batches one at a time and in order, and beside them loads one at a time and in order, as the two threads of
+//! a real unit work.
 
 use crate::board::sim::RunId;
 use crate::core::catalog::VariantId;
@@ -17,19 +18,17 @@ pub struct LaneFaults {
     pub lost: f64,
 }
 
-/// An order to a lane.
+/// An order to the side of a lane that loads.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Order {
     Load(VariantId),
     Unload(VariantId),
-    Run(Dispatch),
 }
 
 /// What a lane is doing.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Doing {
     Nothing,
-    Loading { variant: VariantId, until: Timestamp },
     Running { dispatch: Dispatch, run: RunId, started: Timestamp, fails: bool },
 }
 
@@ -37,32 +36,40 @@ pub(super) enum Doing {
 #[derive(Debug, Clone)]
 pub(super) struct FakeLane {
     pub(super) doing: Doing,
+    pub(super) batches: VecDeque<Dispatch>,
+    /// What is being loaded, and until when.
+    pub(super) loading: Option<(VariantId, Timestamp)>,
     pub(super) orders: VecDeque<Order>,
     pub(super) loaded: Vec<VariantId>,
 }
 
 impl FakeLane {
     pub(super) const fn new() -> Self {
-        Self { doing: Doing::Nothing, orders: VecDeque::new(), loaded: Vec::new() }
+        Self {
+            doing: Doing::Nothing,
+            batches: VecDeque::new(),
+            loading: None,
+            orders: VecDeque::new(),
+            loaded: Vec::new(),
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.doing == Doing::Nothing && self.orders.is_empty()
+        self.doing == Doing::Nothing
+            && self.batches.is_empty()
+            && self.loading.is_none()
+            && self.orders.is_empty()
     }
 
     /// When it will have something to say by itself, the plant's runs apart.
     pub(super) fn next_event(&self) -> Option<Timestamp> {
-        match &self.doing {
-            Doing::Loading { until, .. } => Some(*until),
-            Doing::Nothing | Doing::Running { .. } => None,
-        }
+        self.loading.map(|(_, until)| until)
     }
 
     /// Takes a batch out that has not begun.
     pub(super) fn withdraw(&mut self, batch: BatchId) -> bool {
-        let waits = |order: &Order| matches!(order, Order::Run(dispatch) if dispatch.batch == batch);
-        let found = self.orders.iter().position(waits);
-        found.is_some_and(|index| self.orders.remove(index).is_some())
+        let found = self.batches.iter().position(|dispatch| dispatch.batch == batch);
+        found.is_some_and(|index| self.batches.remove(index).is_some())
     }
 
     pub(super) fn runs(&self, batch: BatchId) -> Option<RunId> {

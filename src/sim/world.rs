@@ -332,28 +332,25 @@ impl<S: Scheduler> World<S> {
         let energy = self.options.metered.then_some(finished.energy);
         let batch = dispatch.batch;
         self.requests.end(&dispatch, finished);
-        self.next_order(finished.unit);
+        self.next_batch(finished.unit);
         self.feed(Event::Completed(Completion { batch, started, finished: self.now, energy, result }));
     }
 
     fn finish_loads(&mut self) {
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
-            let Doing::Loading { variant, until } = lane.doing else { continue };
-            if until > self.now {
-                continue;
-            }
-            lane.doing = Doing::Nothing;
+            let Some((variant, _)) = lane.loading.take_if(|(_, until)| *until <= self.now) else { continue };
             let unit = UnitId::at(index);
             let odds: f64 = self.rng.random();
             let event = if odds < self.options.faults.load {
-                Event::LoadFailed { variant, unit }
+                Event::LoadFailed { variant, unit, short_of_memory: false }
             } else {
                 lane.loaded.push(variant);
                 Event::Loaded { variant, unit, footprint: self.variants[variant.index()].footprint }
             };
-            self.next_order(unit);
-            self.feed(event);
+            for event in std::iter::once(event).chain(self.begin_loads(unit)) {
+                self.feed(event);
+            }
         }
     }
 
@@ -444,7 +441,8 @@ impl<S: Scheduler> World<S> {
             Effect::Dispatch(dispatch) => {
                 self.summary.batches += 1;
                 let unit = dispatch.unit;
-                self.order(unit, Order::Run(dispatch), events);
+                self.lanes[unit.index()].batches.push_back(dispatch);
+                events.extend(self.begin_batches(unit));
             }
             Effect::Abort(batch) => events.extend(self.abort(batch)),
             Effect::Reply { request, outcome } => self.answer(request, outcome),
@@ -472,33 +470,42 @@ impl<S: Scheduler> World<S> {
 
     fn order(&mut self, unit: UnitId, order: Order, events: &mut VecDeque<Event>) {
         self.lanes[unit.index()].orders.push_back(order);
-        events.extend(self.begin_orders(unit));
+        events.extend(self.begin_loads(unit));
     }
 
-    fn next_order(&mut self, unit: UnitId) {
-        for event in self.begin_orders(unit) {
+    fn next_batch(&mut self, unit: UnitId) {
+        for event in self.begin_batches(unit) {
             self.feed(event);
         }
     }
 
-    /// Begins orders until one takes time; the events of those that did not.
-    fn begin_orders(&mut self, unit: UnitId) -> Vec<Event> {
+    /// Begins loads until one takes time; the events of those that did not.
+    fn begin_loads(&mut self, unit: UnitId) -> Vec<Event> {
         let mut events = Vec::new();
-        while self.lanes[unit.index()].doing == Doing::Nothing {
-            let Some(order) = self.lanes[unit.index()].orders.pop_front() else { break };
-            match order {
-                Order::Load(variant) => {
+        let lane = &mut self.lanes[unit.index()];
+        while lane.loading.is_none() {
+            match lane.orders.pop_front() {
+                None => break,
+                Some(Order::Load(variant)) => {
                     let bytes = self.variants[variant.index()].footprint.as_f64();
                     let reading = Nanos::from_secs_f64(bytes / self.options.load_bytes_per_s.max(1.0));
-                    let until = self.now.after(self.options.load_time).after(reading);
-                    self.lanes[unit.index()].doing = Doing::Loading { variant, until };
+                    lane.loading = Some((variant, self.now.after(self.options.load_time).after(reading)));
                 }
-                Order::Unload(variant) => {
-                    self.lanes[unit.index()].loaded.retain(|loaded| *loaded != variant);
+                Some(Order::Unload(variant)) => {
+                    lane.loaded.retain(|loaded| *loaded != variant);
                     events.push(Event::Unloaded { variant, unit });
                 }
-                Order::Run(dispatch) => events.extend(self.begin_run(dispatch)),
             }
+        }
+        events
+    }
+
+    /// Begins batches until one takes time; the events of those that did not.
+    fn begin_batches(&mut self, unit: UnitId) -> Vec<Event> {
+        let mut events = Vec::new();
+        while self.lanes[unit.index()].doing == Doing::Nothing {
+            let Some(dispatch) = self.lanes[unit.index()].batches.pop_front() else { break };
+            events.extend(self.begin_run(dispatch));
         }
         events
     }
@@ -552,7 +559,7 @@ impl<S: Scheduler> World<S> {
             let result = Err(BatchFailure::Cancelled);
             let completion = Completion { batch, started, finished: self.now, energy, result };
             let mut events = vec![Event::Completed(completion)];
-            events.extend(self.begin_orders(unit));
+            events.extend(self.begin_batches(unit));
             return events;
         }
         Vec::new()

@@ -12,6 +12,7 @@ mod clients;
 mod detecting;
 mod explaining;
 mod hotplug;
+mod memory;
 mod plug_in;
 mod profiling;
 mod reload_journal;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use wattd::api::backend::{
     Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    TooLarge,
 };
 use wattd::core::catalog::{Provenance, UnitId, VariantId};
 use wattd::core::event::{Outcome, Rejection, Served};
@@ -167,8 +168,9 @@ impl Backend for Double {
         true
     }
 
-    fn retain(&self, model: usize, resident: bool) {
+    fn retain(&self, model: usize, resident: bool) -> Result<(), TooLarge> {
         self.retained.lock().unwrap().push((model, resident));
+        Ok(())
     }
 
     fn counters(&self, model: usize) -> ModelCounters {

@@ -1,6 +1,7 @@
 //! Real labelled inputs of the models.
 
 use super::root;
+use std::path::Path;
 use wattd::ctl::load::target::{Ask, NamedTensor};
 use wattd::model::ModelStore;
 use wattd::model::sample::Sample;
@@ -16,7 +17,12 @@ pub struct Inputs {
 
 /// The sample of a model that is in a folder of the package.
 pub fn inputs(folder: &str, model: &str) -> Inputs {
-    let (models, problems) = ModelStore::open(&[root().join(folder)]);
+    inputs_of(&root().join(folder), model)
+}
+
+/// The sample of a model that is in any folder.
+pub fn inputs_of(folder: &Path, model: &str) -> Inputs {
+    let (models, problems) = ModelStore::open(&[folder.to_owned()]);
     assert_eq!(problems, []);
     let loaded = models.iter().find(|loaded| loaded.name == model).expect("the model");
     let names = loaded.manifest.as_ref().unwrap().inputs.iter().map(|spec| spec.name.clone()).collect();

@@ -15,7 +15,7 @@ mod board;
 mod inputs;
 
 pub use board::{SimBoard, as_found, fuse_works};
-pub use inputs::{Inputs, inputs, nothing_but};
+pub use inputs::{Inputs, inputs, inputs_of, nothing_but};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,6 +29,26 @@ use wattd::ctl::load::target::{Ask, Reply};
 use wattd::ctl::record::ServedLine;
 use wattd::ctl::rpc::Rpc;
 use wattd::ctl::status::{ModelStatus, Models, Status};
+
+/// A board that is whatever machine this is.
+const BARE: &str = r#"
+name = "bare"
+description = "One CPU thread of whatever machine this is"
+synthetic = true
+idle_power_w = 1.0
+
+[[unit]]
+name = "cpu"
+kind = "cpu"
+threads = 1
+busy_power = { constant_w = 5.0, linear_w_per_ghz = 0.0, cubic_w_per_ghz3 = 0.0 }
+
+[thermal]
+fast_k_per_w = 0.8
+fast_tau_s = 2.0
+slow_k_per_w = 2.0
+slow_tau_s = 120.0
+"#;
 
 /// Nothing here takes nearly as long; a condition that has not come by then will not.
 pub const FOREVER: Duration = Duration::from_secs(60);
@@ -129,6 +149,19 @@ impl Setup {
         setup.set("journal.enabled", false);
         setup.set("journal.dir", journal);
         setup.set("profile.on_start", false);
+        setup
+    }
+
+    /// The same on the machine as it is: one CPU unit, nothing to read and nothing to set, profiled in the background.
+    pub fn bare(models: &Path) -> Self {
+        let mut setup = Self::new();
+        let board = setup.path("bare.toml");
+        std::fs::write(&board, BARE).unwrap();
+        setup.set("board.file", board.display().to_string());
+        setup.set("board.sample_period_ms", 100);
+        setup.set("simulation.mode", "off");
+        setup.set("models.dir", vec![models.canonicalize().unwrap().display().to_string()]);
+        setup.set("profile.on_start", true);
         setup
     }
 

@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use crate::args::{
-    AskArgs, Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ProfileArgs, ReportArgs, StatusArgs,
-    WishArgs,
+    Cli, Command, GenerateArgs, Generated, InferArgs, LoadArgs, ModelsArgs, ProfileArgs, ReportArgs,
+    StatusArgs, WishArgs,
 };
 use crate::terminal::{print, print_json};
 use crate::{Done, board, explain, machine, simulate, whatif};
@@ -88,9 +88,9 @@ async fn status(args: &StatusArgs) -> Done {
     }
 }
 
-async fn models(args: &AskArgs) -> Done {
-    let models: Models = ask::get(&args.at.socket, ask::MODELS).await?;
-    if args.json { print_json(&models) } else { print(&show::models(&models)) }
+async fn models(args: &ModelsArgs) -> Done {
+    let models: Models = ask::get(&args.ask.at.socket, ask::MODELS).await?;
+    if args.ask.json { print_json(&models) } else { print(&show::models(&models, args.clocks)) }
 }
 
 async fn infer(args: InferArgs) -> Done {
@@ -333,7 +333,7 @@ async fn profile(args: &ProfileArgs) -> Done {
     })??;
     let wanted = |name: &str| args.model.as_ref().is_none_or(|model| model == name);
     let models = Models { models: models.models.into_iter().filter(|model| wanted(&model.name)).collect() };
-    if args.ask.json { print_json(&models) } else { print(&show::models(&models)) }
+    if args.ask.json { print_json(&models) } else { print(&show::models(&models, false)) }
 }
 
 fn generate(args: &GenerateArgs) -> Done {

@@ -96,6 +96,7 @@ impl Plant {
     #[must_use]
     pub fn memory(&self, resident: Bytes) -> MemoryState {
         let taken = self.spec.memory_used.saturating_add(resident);
-        MemoryState { available: self.spec.memory.saturating_sub(taken), total: self.spec.memory, resident }
+        let (total, available) = (self.spec.memory, self.spec.memory.saturating_sub(taken));
+        MemoryState { available, total, resident, limit: None, headroom: None }
     }
 }

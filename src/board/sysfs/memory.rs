@@ -1,6 +1,7 @@
-//! Memory of the machine and of this process.
+//! Memory of the machine and of this process, and what limits it.
 
-use super::root::{Page, SysfsError};
+use super::cgroup::OwnGroups;
+use super::root::{Page, SysfsError, SysfsRoot};
 use crate::core::event::MemoryState;
 use crate::units::Bytes;
 use std::io;
@@ -10,17 +11,21 @@ use sysinfo::{MemoryRefreshKind, Pid, Process, ProcessRefreshKind, ProcessesToUp
 /// Where what `sysinfo` tells comes from.
 const MACHINE: &str = "/proc/meminfo";
 const OWN: &str = "/proc/self";
+const PROC: &str = "/proc";
+const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Asks the running kernel; an injected tree does not change that.
 pub(crate) struct MemorySensor {
     system: System,
     own: Option<Pid>,
+    groups: OwnGroups,
 }
 
 impl MemorySensor {
     /// A sensor for this process.
     pub(crate) fn new() -> Self {
-        Self { system: System::new(), own: sysinfo::get_current_pid().ok() }
+        let groups = OwnGroups::find(&SysfsRoot::new(PROC), &SysfsRoot::new(GROUPS));
+        Self { system: System::new(), own: sysinfo::get_current_pid().ok(), groups }
     }
 
     /// Where it is read.
@@ -29,7 +34,7 @@ impl MemorySensor {
     }
 
     /// The memory now.
-    pub(crate) fn sample(&mut self, _: &mut Page) -> Result<MemoryState, SysfsError> {
+    pub(crate) fn sample(&mut self, buffer: &mut Page) -> Result<MemoryState, SysfsError> {
         let unread =
             |path: &str, why: &str| SysfsError::Read { path: path.into(), source: io::Error::other(why) };
         self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -41,10 +46,13 @@ impl MemorySensor {
         let how = ProcessRefreshKind::nothing().with_memory().without_tasks();
         self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, how);
         let resident = self.system.process(own).map(Process::memory);
+        let groups = self.groups.sample(buffer)?;
         Ok(MemoryState {
             available: Bytes(self.system.available_memory()),
             total: Bytes(total),
             resident: Bytes(resident.ok_or_else(|| unread(OWN, "no resident size"))?),
+            limit: groups.map(|groups| groups.limit),
+            headroom: groups.map(|groups| groups.headroom),
         })
     }
 }

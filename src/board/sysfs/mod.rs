@@ -8,6 +8,7 @@ pub(crate) mod kill;
 mod actuate;
 mod bank;
 pub(crate) mod battery;
+mod cgroup;
 pub(crate) mod clock;
 mod control;
 pub(crate) mod cpufreq;

@@ -33,9 +33,23 @@ impl Rhythm {
     /// one, else at once.
     #[must_use]
     pub fn next(&self, deviations: u64) -> Timestamp {
-        let beats = self.deviation.0.saturating_mul(BEAT) < self.gap.0;
         let early = self.gap.0.saturating_sub(self.deviation.0.saturating_mul(deviations));
-        if beats { self.last.after(Nanos(early)) } else { self.last }
+        if self.keeps_a_beat() { self.last.after(Nanos(early)) } else { self.last }
+    }
+
+    fn keeps_a_beat(&self) -> bool {
+        self.deviation.0.saturating_mul(BEAT) < self.gap.0
+    }
+
+    /// How long the next request is expected to be off: until its beat where the stream keeps one, as long as its mean gap
+    /// where it does not; where it has been silent for longer than that, as long again.
+    #[must_use]
+    pub fn expected_in(&self, now: Timestamp) -> Nanos {
+        let silent = now.since(self.last);
+        if silent > Nanos(self.gap.0.saturating_add(self.deviation.0)) {
+            return silent;
+        }
+        if self.keeps_a_beat() { self.gap.saturating_sub(silent) } else { self.gap }
     }
 }
 
@@ -95,7 +109,19 @@ mod tests {
         assert_eq!(ask(50), Some((at_ms(50), ms(40), ms(40))));
         // 40 - 40/8 + 120/8, and 40 - 40/8 + 80/8.
         assert_eq!(ask(170), Some((at_ms(170), ms(50), ms(45))));
+        // Gaps vary by as much as they are long: at any moment of the mean gap the next is that far.
+        let expected = |ms| arrivals.rhythm(model).map(|rhythm| rhythm.expected_in(at_ms(ms)));
+        assert_eq!([expected(170), expected(210)], [Some(ms(50)), Some(ms(50))]);
+        assert_eq!(expected(470), Some(ms(300)), "silent for longer than that: as long again");
         assert!(arrivals.rhythm(ModelId::at(0)).is_none());
         assert!(arrivals.rhythm(ModelId::at(2)).is_none());
+    }
+
+    #[test]
+    fn a_beat_comes_nearer() {
+        let (last, gap, deviation) = (at_ms(1_000), Nanos::from_millis(100), Nanos::from_millis(10));
+        let beat = Rhythm { last, gap, deviation, ..Rhythm::default() };
+        let expected = [1_000, 1_070, 1_105, 1_111].map(|ms| beat.expected_in(at_ms(ms)));
+        assert_eq!(expected, [100, 30, 0, 111].map(Nanos::from_millis));
     }
 }

@@ -52,10 +52,12 @@ use crate::core::snapshot::Snapshot;
 use crate::core::thermal::Regime;
 use crate::core::tuning::Tuning;
 use crate::time::Timestamp;
-use crate::units::{Microjoules, Nanos, Ppm};
+use crate::units::{Bytes, Microjoules, Nanos, Ppm};
 use search::Search;
 use serde::{Deserialize, Serialize};
 
+/// When asking again may help where memory is short.
+const SHORT_OF_MEMORY: Nanos = Nanos::from_secs(5);
 /// When asking again may help on a board that is too hot.
 const COOLING: Nanos = Nanos::from_secs(5);
 /// From the order to cancel a run until its lane is free: about 100 us on the CPU provider, and as much for the
@@ -255,6 +257,8 @@ pub struct View<'a> {
     pub clocks: &'a Clocks,
     /// Last readings.
     pub snapshot: &'a Snapshot,
+    /// Memory that variants may hold together, as far as one has to be loaded.
+    pub memory_room: Bytes,
     /// Energy accounts.
     pub ledger: &'a Ledger,
     /// Budgets.

@@ -7,7 +7,10 @@ use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::prospect::{Prospect, Prospects};
 use super::terms::Terms;
-use super::{Awaits, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, View};
+use super::{
+    Awaits, COOLING, Candidate, Choice, Considered, Constraint, Explanation, Grade, Ruling, SHORT_OF_MEMORY,
+    View,
+};
 use crate::core::catalog::{ModelId, UnitId, VariantId};
 use crate::core::energy::Objective;
 use crate::core::event::Rejection;
@@ -501,10 +504,12 @@ impl<'v, 'l> Search<'v, 'l> {
     fn nothing_fits(&self) -> Choice {
         let (view, head, tally) = (self.view, self.head, &self.tally);
         if !tally.any_loaded {
-            let (cap, accepts) = (view.budgets.memory_cap, |variant| head.accepts(view.catalog, variant));
-            return match view.residency.any_hope(view.catalog, head.request.model, cap, accepts) {
-                true => Choice::AwaitLoad,
-                false => Choice::Reject(Rejection::NotResident, None),
+            let accepts = |variant| head.accepts(view.catalog, variant);
+            let hope = |cap| view.residency.any_hope(view.catalog, head.request.model, cap, accepts);
+            return match (hope(view.memory_room), hope(view.budgets.memory_cap)) {
+                (true, _) => Choice::AwaitLoad,
+                // Others may leave memory again.
+                (false, may) => Choice::Reject(Rejection::NotResident, may.then_some(SHORT_OF_MEMORY)),
             };
         }
         if !tally.any_affordable {

@@ -28,12 +28,12 @@ fn who_waits_for_a_busy_processor_is_looked_at_when_it_is_free_and_not_before() 
 fn memory_is_left_alone_once_everything_wanted_is_there_until_something_changes() {
     let mut world = World::new(catalog(), Budgets { unload_after: Some(Nanos::from_secs(60)), ..budgets() });
     world.settle();
-    let limits = Limits { cap: world.core.budgets.memory_cap, unload_after: world.core.budgets.unload_after };
+    let limits = world.core.memory_limits(world.now);
     assert!(world.core.residency.is_settled(limits, world.now));
     world.submit(request(1));
     world.settle();
     assert!(world.core.residency.is_settled(limits, world.now), "a request changes nothing");
-    let smaller = Limits { cap: Bytes(1 << 20), ..limits };
+    let smaller = crate::core::residency::Limits { cap: Bytes(1 << 20), ..limits };
     assert!(!world.core.residency.is_settled(smaller, world.now), "another cap does");
     let later = world.now.after(Nanos::from_secs(61));
     assert!(!world.core.residency.is_settled(limits, later), "and so does the end of the model's time");
@@ -45,6 +45,6 @@ fn memory_is_left_alone_once_everything_wanted_is_there_until_something_changes(
 fn memory_that_does_not_hold_everything_is_never_settled() {
     let mut world = World::new(catalog(), Budgets { memory_cap: Bytes(25 << 20), ..budgets() });
     world.settle();
-    let limits = Limits { cap: Bytes(25 << 20), unload_after: None };
+    let limits = world.core.memory_limits(world.now);
     assert!(!world.core.residency.is_settled(limits, world.now), "the next request may change who is wanted");
 }

@@ -204,7 +204,7 @@ fn names_of_what_does_not_exist_change_nothing() {
     let events = [
         Event::Loaded { variant, unit: UnitId(0), footprint: Bytes(1) },
         Event::Loaded { variant: VariantId(0), unit, footprint: Bytes(1) },
-        Event::LoadFailed { variant, unit },
+        Event::LoadFailed { variant, unit, short_of_memory: false },
         Event::Unloaded { variant, unit },
         Event::Retain { model: ModelId(5), resident: true },
         Event::Hold { domain: DomainId(8), clock: None },

@@ -19,7 +19,7 @@ fn a_due_retry_on_a_busy_lane_asks_for_no_wake_up_in_the_past() {
     let mut world = World::new(catalog(), budgets());
     world.handle(Event::Unloaded { variant: VariantId(0), unit: UnitId(2) });
     let (variant, unit) = (VariantId(0), UnitId(2));
-    world.core.handle(world.now, Event::LoadFailed { variant, unit });
+    world.core.handle(world.now, Event::LoadFailed { variant, unit, short_of_memory: false });
     while world.core.poll_effect().is_some() {}
     // Busy until long after the retry is due, 5 s from now.
     let gpu = Request { items: 8, variant: Some(VariantId(1)), ..request(1) };

@@ -180,6 +180,8 @@ pub(super) struct World {
     pub(super) memory_slowdown: Option<f64>,
     pub(super) fail: Option<BatchFailure>,
     pub(super) loads_fail: bool,
+    /// Loads that were ordered.
+    pub(super) loads: Vec<(VariantId, UnitId)>,
     pub(super) aborted: Vec<BatchId>,
 }
 
@@ -199,6 +201,7 @@ impl World {
             memory_slowdown: None,
             fail: None,
             loads_fail: false,
+            loads: Vec::new(),
             aborted: Vec::new(),
         };
         world.handle(Event::Sampled(readings(40.0, 2.0)));
@@ -230,9 +233,10 @@ impl World {
                 assert!(self.outcomes.insert(request, outcome).is_none(), "{request:?} was answered twice");
             }
             Effect::Load { variant, unit } if self.loads_fail => {
-                self.core.handle(self.now, Event::LoadFailed { variant, unit })
+                self.core.handle(self.now, Event::LoadFailed { variant, unit, short_of_memory: false })
             }
             Effect::Load { variant, unit } => {
+                self.loads.push((variant, unit));
                 let profile = self.core.catalog().variants[variant.index()].profiles[unit.index()];
                 let footprint = profile.map_or(Bytes::ZERO, |profile| profile.footprint);
                 self.core.handle(self.now, Event::Loaded { variant, unit, footprint });

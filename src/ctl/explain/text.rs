@@ -123,7 +123,6 @@ fn offer(text: &mut String, offer: &Offer) {
         .filter(|unit| unit.free_in_us > 0)
         .map(|unit| {
             let what = match unit.busy {
-                Some("load") => " (loads a variant)",
                 Some("profiler") => " (the profiler measures)",
                 _ => "",
             };

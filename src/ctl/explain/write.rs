@@ -188,7 +188,6 @@ const fn exclusion(why: Exclusion) -> &'static str {
 const fn busy(busy: Busy) -> &'static str {
     match busy {
         Busy::Runs => "run",
-        Busy::Loads => "load",
         Busy::Profiler => "profiler",
     }
 }

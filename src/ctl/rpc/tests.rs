@@ -165,7 +165,9 @@ impl Backend for Daemon {
         true
     }
 
-    fn retain(&self, _: usize, _: bool) {}
+    fn retain(&self, _: usize, _: bool) -> Result<(), crate::api::backend::TooLarge> {
+        Ok(())
+    }
 
     fn counters(&self, _: usize) -> ModelCounters {
         ModelCounters::default()

@@ -62,28 +62,44 @@ impl Cancel for Flag {
 
 struct Fake {
     gate: Option<Gate>,
-    loaded: Vec<VariantId>,
+    loader: Arc<FakeLoader>,
     cancelled: Arc<Flag>,
     is_thread_bound: bool,
     /// Names of the threads that ran batches.
     ran_on: Arc<Mutex<Vec<String>>>,
 }
 
-impl Executor for Fake {
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+struct FakeLoader {
+    loaded: Mutex<Vec<VariantId>>,
+    /// The load of variant 50 waits for it.
+    let_in: Mutex<Receiver<()>>,
+}
+
+impl Loader for FakeLoader {
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError> {
         assert!(variant.id.0 != 13, "unlucky");
-        if variant.id.0 == 99 {
-            return Err(ExecError::Provider { variant: variant.name.clone(), message: "no".to_owned() });
+        match variant.id.0 {
+            50 => self.let_in.lock().unwrap().recv().unwrap(),
+            99 => {
+                return Err(ExecError::Provider { variant: variant.name.clone(), message: "no".to_owned() });
+            }
+            _ => {}
         }
-        self.loaded.push(variant.id);
+        self.loaded.lock().unwrap().push(variant.id);
         Ok(Bytes(1))
     }
-    fn unload(&mut self, variant: VariantId) {
-        self.loaded.retain(|id| *id != variant);
+    fn unload(&self, variant: VariantId) {
+        self.loaded.lock().unwrap().retain(|id| *id != variant);
+    }
+}
+
+impl Executor for Fake {
+    fn loader(&self) -> Arc<dyn Loader> {
+        Arc::clone(&self.loader) as Arc<dyn Loader>
     }
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
         self.ran_on.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
-        if !self.loaded.contains(&batch.variant) {
+        if !self.loader.loaded.lock().unwrap().contains(&batch.variant) {
             return Err(ExecError::NotLoaded(batch.variant));
         }
         assert!(batch.id.0 != 13, "unlucky");
@@ -110,6 +126,7 @@ struct Fixture {
     seen: Receiver<Seen>,
     began: Receiver<BatchId>,
     go: SyncSender<()>,
+    let_in: SyncSender<()>,
     ran_on: Arc<Mutex<Vec<String>>>,
 }
 
@@ -121,17 +138,19 @@ fn fixture_of(gated: bool, is_thread_bound: bool) -> Fixture {
     let (tell, seen) = sync_channel(100);
     let (tell_began, began) = sync_channel(100);
     let (go, wait_go) = sync_channel(100);
+    let (let_in, wait_in) = sync_channel(100);
     let gate = gated.then_some(Gate { began: tell_began, go: wait_go });
     let ran_on = Arc::new(Mutex::new(Vec::new()));
     let names = Arc::clone(&ran_on);
     let make = move || {
         let cancelled = Arc::default();
-        let fake = Fake { gate, loaded: Vec::new(), cancelled, is_thread_bound, ran_on: names };
+        let loader = Arc::new(FakeLoader { loaded: Mutex::default(), let_in: Mutex::new(wait_in) });
+        let fake = Fake { gate, loader, cancelled, is_thread_bound, ran_on: names };
         Ok(Box::new(fake) as Box<dyn Executor>)
     };
     let lane =
         Lane::spawn("fake", UnitId(3), make, Arc::new(Events(tell)), MonotonicClock::shared()).unwrap();
-    Fixture { lane, seen, began, go, ran_on }
+    Fixture { lane, seen, began, go, let_in, ran_on }
 }
 
 fn variant(id: u16) -> VariantFile {
@@ -174,8 +193,8 @@ fn orders_are_carried_out_in_order() {
     lane.run(batch(1, 1)).unwrap();
     assert_eq!(seen.recv().unwrap(), done(1));
     lane.unload(VariantId(1)).unwrap();
-    lane.run(batch(2, 1)).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Unloaded(1));
+    lane.run(batch(2, 1)).unwrap();
     let Seen::Completed(2, Err(BatchFailure::NotLoaded), _) = seen.recv().unwrap() else { panic!() };
 }
 
@@ -183,9 +202,37 @@ fn orders_are_carried_out_in_order() {
 fn batches_run_on_the_lanes_thread() {
     let Fixture { lane, seen, ran_on, .. } = fixture_of(false, false);
     lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     lane.run(batch(1, 1)).unwrap();
-    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [Seen::Loaded(1), done(1)]);
+    assert_eq!(seen.recv().unwrap(), done(1));
     assert_eq!(*ran_on.lock().unwrap(), ["lane-fake"]);
+}
+
+#[test]
+fn a_load_does_not_hold_up_the_lane() {
+    let Fixture { lane, seen, let_in, .. } = fixture(false);
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    lane.load(variant(50)).unwrap();
+    lane.unload(VariantId(1)).unwrap();
+    for id in 1..=3 {
+        lane.run(batch(id, 1)).unwrap();
+        assert_eq!(
+            seen.recv().unwrap(),
+            done(id),
+            "the load has not ended, and what waits behind it not begun"
+        );
+    }
+    // So does a probe that is being loaded for.
+    lane.probe(ProbeRequest { id: 7, variant: variant(50), runs: vec![vec![request(1)]], warm_ups: 0 })
+        .unwrap();
+    lane.run(batch(4, 1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), done(4));
+    for _ in 0..2 {
+        let_in.send(()).unwrap();
+    }
+    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [Seen::Loaded(50), Seen::Unloaded(1)]);
+    assert_eq!(seen.recv().unwrap(), Seen::Probed(7, Ok(vec![1])));
 }
 
 #[test]
@@ -199,28 +246,26 @@ fn one_batch_waits_and_a_second_is_refused() {
     assert_eq!(lane.run(batch(3, 1)), Err(Refused::Full));
     // Other orders still pass.
     lane.unload(VariantId(5)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Unloaded(5));
     go.send(()).unwrap();
     assert_eq!(began.recv().unwrap(), BatchId(2));
     lane.run(batch(4, 1)).unwrap();
     go.send(()).unwrap();
     go.send(()).unwrap();
-    let order: Vec<Seen> = (0..4).map(|_| seen.recv().unwrap()).collect();
-    assert_eq!(order, [done(1), done(2), Seen::Unloaded(5), done(4)]);
+    let order: Vec<Seen> = (0..3).map(|_| seen.recv().unwrap()).collect();
+    assert_eq!(order, [done(1), done(2), done(4)]);
 }
 
 #[test]
-fn the_queue_is_bounded() {
-    let Fixture { lane, seen, began, go, .. } = fixture(true);
-    lane.load(variant(1)).unwrap();
-    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
-    lane.run(batch(1, 1)).unwrap();
-    began.recv().unwrap();
-    for _ in 0..QUEUE_LIMIT {
-        lane.unload(VariantId(5)).unwrap();
-    }
-    assert_eq!(lane.unload(VariantId(5)), Err(Refused::Full));
-    go.send(()).unwrap();
-    assert_eq!(seen.recv().unwrap(), done(1));
+fn what_waits_for_a_load_is_bounded() {
+    let Fixture { lane, seen, let_in, .. } = fixture(false);
+    lane.load(variant(50)).unwrap();
+    // The first leaves the queue once its load begins.
+    let ordered = (0..=QUEUE_LIMIT + 1).take_while(|_| lane.unload(VariantId(5)).is_ok()).count();
+    assert!((QUEUE_LIMIT - 1..=QUEUE_LIMIT).contains(&ordered), "{ordered}");
+    let_in.send(()).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(50));
+    (0..ordered).for_each(|_| assert_eq!(seen.recv().unwrap(), Seen::Unloaded(5)));
 }
 
 #[test]
@@ -246,15 +291,17 @@ fn a_waiting_batch_is_cancelled_in_the_queue_and_a_running_one_in_the_executor()
 fn dropping_answers_everything_and_ends_the_thread() {
     let Fixture { lane, seen, began, go, .. } = fixture(true);
     lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     lane.run(batch(1, 1)).unwrap();
     began.recv().unwrap();
     lane.run(batch(2, 1)).unwrap();
     let probe = ProbeRequest { id: 7, variant: variant(1), runs: vec![vec![request(1)]], warm_ups: 0 };
     lane.probe(probe).unwrap();
     drop(lane);
-    let rest: Vec<Seen> = seen.into_iter().collect();
-    assert_eq!(rest[..3], [Seen::Loaded(1), cancelled(1), cancelled(2)]);
-    assert_eq!(rest[3..], [Seen::Probed(7, Err("cancelled".to_owned()))]);
+    let (probes, batches): (Vec<Seen>, Vec<Seen>) =
+        seen.into_iter().partition(|seen| matches!(seen, Seen::Probed(..)));
+    assert_eq!(batches, [cancelled(1), cancelled(2)]);
+    assert_eq!(probes, [Seen::Probed(7, Err("cancelled".to_owned()))]);
     drop(go);
 }
 
@@ -294,10 +341,10 @@ fn a_probe_gives_way_between_its_runs() {
     lane.probe(ProbeRequest { id: 5, variant: variant(1), runs, warm_ups: 1 }).unwrap();
     assert_eq!(began.recv().unwrap(), PROBE_BATCH, "the warm-up");
     lane.load(variant(2)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(2));
     lane.run(batch(1, 2)).unwrap();
     go.send(()).unwrap();
-    // The orders that came during the warm-up go before the first run.
-    assert_eq!(seen.recv().unwrap(), Seen::Loaded(2));
+    // The batch that came during the warm-up goes before the first run.
     assert_eq!(began.recv().unwrap(), BatchId(1));
     go.send(()).unwrap();
     assert_eq!(seen.recv().unwrap(), done(1));
@@ -306,7 +353,9 @@ fn a_probe_gives_way_between_its_runs() {
         go.send(()).unwrap();
     }
     assert_eq!(seen.recv().unwrap(), Seen::Probed(5, Ok(vec![1, 1, 5])));
-    // It was loaded for the probe alone.
+    // It was loaded for the probe alone: what is ordered next finds it gone.
+    lane.unload(VariantId(9)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Unloaded(9));
     lane.run(batch(2, 1)).unwrap();
     let Seen::Completed(2, Err(BatchFailure::NotLoaded), _) = seen.recv().unwrap() else { panic!() };
 }
@@ -370,21 +419,21 @@ fn a_thread_bound_executor_runs_on_its_thread_alone() {
 }
 
 #[test]
-fn orders_before_the_batch_are_left_to_the_thread() {
+fn what_comes_before_the_batch_is_left_to_the_thread() {
     let Fixture { lane, seen, ran_on, .. } = fixture_of(false, false);
-    while lane.shared.queue().hands != Hands::Nobody {
-        std::thread::yield_now();
-    }
-    assert_eq!(lane.put(Order::Load(variant(1))), Ok(true));
-    assert_eq!(lane.enqueue(batch(1, 1)), Ok(false), "somebody is called already");
+    lane.load(variant(1)).unwrap();
+    assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
+    enqueue_for_sleeper(&lane, &batch(1, 1));
+    lane.cancel(BatchId(1));
+    assert_eq!(lane.enqueue(batch(2, 1)), Ok(false), "somebody is called already");
     lane.run_here();
-    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [Seen::Loaded(1), done(1)]);
+    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [cancelled(1), done(2)]);
     assert_eq!(*ran_on.lock().unwrap(), ["lane-fake"]);
 }
 
 #[test]
 fn what_comes_while_a_caller_runs_waits_for_the_thread() {
-    let Fixture { lane, seen, began, go, ran_on } = fixture_of(true, false);
+    let Fixture { lane, seen, began, go, ran_on, .. } = fixture_of(true, false);
     lane.load(variant(1)).unwrap();
     assert_eq!(seen.recv().unwrap(), Seen::Loaded(1));
     enqueue_for_sleeper(&lane, &batch(1, 1));

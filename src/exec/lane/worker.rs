@@ -1,20 +1,19 @@
 //! The side of a lane that does the work.
 
-use super::{Hands, LaneEvents, Order, PROBE_BATCH, ProbeReport, ProbeRequest, ProbeRun, Shared};
-use crate::core::catalog::{UnitId, VariantId};
+use super::loading::{Loading, Prepared, Task};
+use super::{Hands, LaneEvents, Order, PROBE_BATCH, ProbeReport, ProbeRun, Shared};
+use crate::core::catalog::UnitId;
 use crate::core::event::{BatchFailure, BatchId, Completion};
-use crate::exec::{Batch, ExecError, Executor, Output, VariantFile};
+use crate::exec::{Batch, ExecError, Executor, Output};
 use crate::time::{Clock, Timestamp};
-use crate::units::Bytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A probe under way.
 #[derive(Debug)]
 struct Probing {
-    request: ProbeRequest,
-    footprint: Option<Bytes>,
+    probe: Prepared,
     warmed: u32,
     runs: Vec<ProbeRun>,
 }
@@ -24,12 +23,12 @@ pub(super) enum Step {
     Order(Order),
     /// One run of the probe under way, or of the one that begins.
     Probe {
-        fresh: Option<ProbeRequest>,
+        fresh: Option<Prepared>,
     },
     /// Nothing more; what still waits is answered.
     End {
         orders: VecDeque<Order>,
-        probe: Option<ProbeRequest>,
+        probes: VecDeque<Prepared>,
     },
 }
 
@@ -39,8 +38,8 @@ pub(super) struct Worker {
     executor: Box<dyn Executor>,
     events: Arc<dyn LaneEvents>,
     clock: Arc<dyn Clock>,
-    /// Variants that the core had loaded here: a probe leaves them loaded.
-    ordered: BTreeSet<VariantId>,
+    shared: Arc<Shared>,
+    loading: Arc<Loading>,
     probing: Option<Probing>,
 }
 
@@ -63,7 +62,8 @@ fn next(shared: &Shared, probing: bool) -> Step {
     loop {
         if queue.ending {
             queue.batches = 0;
-            return Step::End { orders: std::mem::take(&mut queue.orders), probe: queue.probe.take() };
+            let (orders, probes) = (std::mem::take(&mut queue.orders), std::mem::take(&mut queue.probes));
+            return Step::End { orders, probes };
         }
         if queue.hands != Hands::Caller {
             queue.hands = Hands::Thread;
@@ -71,7 +71,7 @@ fn next(shared: &Shared, probing: bool) -> Step {
             if let Some(order) = queue.take() {
                 return Step::Order(order);
             }
-            let fresh = queue.probe.take_if(|_| !probing);
+            let fresh = if probing { None } else { queue.probes.pop_front() };
             if probing || fresh.is_some() {
                 queue.running = Some(PROBE_BATCH);
                 return Step::Probe { fresh };
@@ -88,8 +88,10 @@ impl Worker {
         executor: Box<dyn Executor>,
         events: Arc<dyn LaneEvents>,
         clock: Arc<dyn Clock>,
+        shared: Arc<Shared>,
+        loading: Arc<Loading>,
     ) -> Self {
-        Self { unit, executor, events, clock, ordered: BTreeSet::new(), probing: None }
+        Self { unit, executor, events, clock, shared, loading, probing: None }
     }
 
     pub(super) fn lock(worker: &Mutex<Self>) -> MutexGuard<'_, Self> {
@@ -102,7 +104,7 @@ impl Worker {
         let done = catch_unwind(AssertUnwindSafe(|| match step {
             Step::Order(order) => self.carry_out(order),
             Step::Probe { fresh } => self.probe_step(fresh),
-            Step::End { orders, probe } => self.end(orders, probe),
+            Step::End { orders, probes } => self.end(orders, probes),
         }));
         if let Err(panic) = done {
             let message = crate::exec::panic_message(&*panic);
@@ -113,18 +115,6 @@ impl Worker {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Load(variant) => match self.load(&variant) {
-                Ok(footprint) => {
-                    self.ordered.insert(variant.id);
-                    self.events.loaded(self.unit, variant.id, footprint);
-                }
-                Err(error) => self.events.load_failed(self.unit, variant.id, &error),
-            },
-            Order::Unload(variant) => {
-                self.ordered.remove(&variant);
-                self.unload(variant);
-                self.events.unloaded(self.unit, variant);
-            }
             Order::Run(batch) => {
                 let started = self.clock.now();
                 let result = self.run(&batch);
@@ -149,54 +139,44 @@ impl Worker {
         let outcome = result.as_ref().map(|_| ()).map_err(|error| match error {
             ExecError::Cancelled => BatchFailure::Cancelled,
             ExecError::NotLoaded(_) => BatchFailure::NotLoaded,
-            ExecError::Provider { .. } => BatchFailure::Provider,
+            ExecError::Provider { .. } | ExecError::Memory { .. } => BatchFailure::Provider,
         });
         let completion = Completion { batch, started, finished, energy, result: outcome };
         self.events.completed(completion, result);
     }
 
     /// Answers everything that waits.
-    fn end(&mut self, orders: VecDeque<Order>, probe: Option<ProbeRequest>) {
+    fn end(&mut self, orders: VecDeque<Order>, probes: VecDeque<Prepared>) {
         let now = self.clock.now();
         for order in orders {
-            if let Order::Run(Batch { id, .. }) | Order::Cancelled(id) = order {
-                self.complete(id, now, now, Err(ExecError::Cancelled));
-            }
+            let (Order::Run(Batch { id, .. }) | Order::Cancelled(id)) = order;
+            self.complete(id, now, now, Err(ExecError::Cancelled));
         }
-        let footprint = Bytes::ZERO;
-        let underway = self.probing.take().map(|probing| probing.request);
-        for ProbeRequest { id, variant, .. } in underway.into_iter().chain(probe) {
-            let result = Err(ExecError::Cancelled);
-            self.events.probed(self.unit, ProbeReport { id, variant: variant.id, footprint, result });
+        let underway = self.probing.take().map(|probing| probing.probe);
+        for probe in underway.into_iter().chain(probes) {
+            self.probe_done(&probe, Err(ExecError::Cancelled));
         }
     }
 
-    /// Loads, warms up, or does one run of the probe under way.
-    fn probe_step(&mut self, fresh: Option<ProbeRequest>) {
-        let fresh = || fresh.map(|request| Probing { request, footprint: None, warmed: 0, runs: Vec::new() });
+    /// Warms up, or does one run of the probe under way.
+    fn probe_step(&mut self, fresh: Option<Prepared>) {
+        let fresh = || fresh.map(|probe| Probing { probe, warmed: 0, runs: Vec::new() });
         let Some(mut probing) = self.probing.take().or_else(fresh) else { return };
         match self.probe_once(&mut probing) {
-            Ok(()) if probing.runs.len() < probing.request.runs.len() => self.probing = Some(probing),
-            Ok(()) => {
-                let runs = std::mem::take(&mut probing.runs);
-                self.probe_done(&probing, Ok(runs));
-            }
-            Err(error) => self.probe_done(&probing, Err(error)),
+            Ok(()) if probing.runs.len() < probing.probe.request.runs.len() => self.probing = Some(probing),
+            Ok(()) => self.probe_done(&probing.probe, Ok(probing.runs)),
+            Err(error) => self.probe_done(&probing.probe, Err(error)),
         }
     }
 
     fn probe_once(&mut self, probing: &mut Probing) -> Result<(), ExecError> {
-        let variant = &probing.request.variant;
-        if probing.footprint.is_none() {
-            probing.footprint = Some(self.load(variant)?);
-            return Ok(());
-        }
-        let warming = probing.warmed < probing.request.warm_ups;
+        let request = &probing.probe.request;
+        let warming = probing.warmed < request.warm_ups;
         let next = if warming { 0 } else { probing.runs.len() };
-        let Some(requests) = probing.request.runs.get(next) else { return Ok(()) };
+        let Some(requests) = request.runs.get(next) else { return Ok(()) };
         let items = requests.iter().filter_map(|request| request.first()?.shape.first());
         let items = u32::try_from(items.sum::<usize>()).unwrap_or(u32::MAX);
-        let batch = Batch { id: PROBE_BATCH, variant: variant.id, requests: requests.clone() };
+        let batch = Batch { id: PROBE_BATCH, variant: request.variant.id, requests: requests.clone() };
         let started = self.clock.now();
         let output = self.run(&batch)?;
         let latency = self.clock.now().since(started);
@@ -208,27 +188,12 @@ impl Worker {
         Ok(())
     }
 
-    fn probe_done(&mut self, probing: &Probing, result: Result<Vec<ProbeRun>, ExecError>) {
-        let variant = probing.request.variant.id;
-        if !self.ordered.contains(&variant) {
-            self.unload(variant);
-        }
-        let footprint = probing.footprint.unwrap_or(Bytes::ZERO);
-        self.events.probed(self.unit, ProbeReport { id: probing.request.id, variant, footprint, result });
-    }
-
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
-        let executor = &mut self.executor;
-        catch_unwind(AssertUnwindSafe(|| executor.load(variant)))
-            .unwrap_or_else(|panic| Err(lost(&variant.name, &*panic)))
-    }
-
-    fn unload(&mut self, variant: VariantId) {
-        let executor = &mut self.executor;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| executor.unload(variant))) {
-            let message = crate::exec::panic_message(&*panic);
-            tracing::error!(unit = self.unit.0, variant = variant.0, %message, "unloading failed");
-        }
+    fn probe_done(&self, probe: &Prepared, result: Result<Vec<ProbeRun>, ExecError>) {
+        let (id, variant) = (probe.request.id, probe.request.variant.id);
+        // Before the report, after which another probe of it may come. A lane that is ending lets go of all.
+        let _ = self.loading.put(Task::Release(variant));
+        self.shared.probe_over();
+        self.events.probed(self.unit, ProbeReport { id, variant, footprint: probe.footprint, result });
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
@@ -239,6 +204,6 @@ impl Worker {
 }
 
 /// A panic of the executor as a failure of its provider.
-fn lost(variant: &str, panic: &(dyn std::any::Any + Send)) -> ExecError {
+pub(super) fn lost(variant: &str, panic: &(dyn std::any::Any + Send)) -> ExecError {
     ExecError::Provider { variant: variant.to_owned(), message: crate::exec::panic_message(panic) }
 }

@@ -1,6 +1,6 @@
 //! Making a session: from the model file, checked against its hash, or from the cache of optimised graphs.
 
-use super::{ExecUnit, OrtRuntime, OrtSettings, placement};
+use super::{ExecUnit, OrtRuntime, OrtSettings, memory, placement};
 use crate::exec::VariantFile;
 use crate::exec::cache::{CacheKey, GraphCache};
 use crate::units::Bytes;
@@ -31,7 +31,7 @@ fn read_model(variant: &VariantFile, max: u64) -> Result<Vec<u8>, String> {
     if metadata.len() > max {
         return Err(about(format!("has {} bytes; at most {max}", metadata.len())));
     }
-    let mut model = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    let mut model = memory::buffer(metadata.len()).map_err(about)?;
     // It may have grown since.
     let read = file.take(max.saturating_add(1)).read_to_end(&mut model);
     read.map_err(|error| about(error.to_string()))?;

@@ -1,13 +1,14 @@
-//! The executor of one unit: its sessions, and the handle that cancels their runs.
+//! The executor of one unit, what loads its sessions, and the handle that cancels their runs.
 
 use super::session::Loaded;
 use super::{ExecUnit, OrtRuntime, UnitError, guarded, memory};
 use crate::core::catalog::VariantId;
 use crate::core::event::BatchId;
 use crate::exec::cache::GraphCache;
-use crate::exec::{Batch, Cancel, ExecError, Executor, Output, VariantFile};
+use crate::exec::{Batch, Cancel, ExecError, Executor, Loader, Output, VariantFile};
 use crate::units::Bytes;
 use ort::session::RunOptions;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The largest model file: what a protocol buffer can hold.
@@ -28,20 +29,37 @@ impl Default for OrtSettings {
     }
 }
 
+/// Priority of a thread that loads, as nice(2) counts: a run beside it goes first, and has nine times its share of a
+/// processor that both want.
+const LOADING_NICENESS: i32 = 10;
+
 /// Runs batches of one unit through ONNX Runtime. One run at a time.
 #[derive(Debug)]
 pub struct OrtExecutor {
+    loader: Arc<OrtLoader>,
+    cancel: Arc<OrtCancel>,
+    /// Loads before this thread was bound to the unit's CPUs: after one there may be others.
+    bound_after: u64,
+}
+
+/// Makes the sessions of one unit, and holds them.
+#[derive(Debug)]
+struct OrtLoader {
     runtime: &'static OrtRuntime,
     unit: ExecUnit,
     settings: OrtSettings,
     /// A handful: a linear search beats a map.
-    sessions: Vec<(VariantId, Loaded)>,
-    cancel: Arc<OrtCancel>,
+    sessions: Mutex<Vec<(VariantId, Session)>>,
+    /// How many there have been.
+    loads: AtomicU64,
 }
 
+/// Shared with the run that uses it.
+type Session = Arc<Mutex<Loaded>>;
+
 impl OrtExecutor {
-    /// Registers the unit's provider library. All loads must come from one thread, which they bind to those of the
-    /// unit's CPUs that are online by then.
+    /// Registers the unit's provider library. Loads of a unit with several threads bind the thread that they come from to
+    /// those of the unit's CPUs that are online by then, and the first run after a load does so with its own.
     ///
     /// # Errors
     /// If the unit has no threads, names a provider that is not there, or its library is refused.
@@ -66,34 +84,94 @@ impl OrtExecutor {
             },
         })?;
         let cancel = Arc::new(OrtCancel { options, state: Mutex::default() });
-        Ok(Self { runtime, unit, settings, sessions: Vec::new(), cancel })
+        Ok(Self {
+            loader: Arc::new(OrtLoader {
+                runtime,
+                unit,
+                settings,
+                sessions: Mutex::default(),
+                loads: AtomicU64::default(),
+            }),
+            cancel,
+            bound_after: 0,
+        })
     }
 }
 
-impl Executor for OrtExecutor {
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
-        if let Some((_, loaded)) = self.sessions.iter().find(|(id, _)| *id == variant.id) {
-            return Ok(loaded.footprint());
+impl OrtLoader {
+    fn sessions(&self) -> MutexGuard<'_, Vec<(VariantId, Session)>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, variant: VariantId) -> Option<Session> {
+        self.sessions().iter().find(|(id, _)| *id == variant).map(|(_, session)| Arc::clone(session))
+    }
+}
+
+impl Loader for OrtLoader {
+    fn enter_thread(&self) {
+        // The threads of a session's pool would inherit it.
+        if self.unit.threads == 1
+            && let Err(error) = rustix::process::setpriority_process(None, LOADING_NICENESS)
+        {
+            tracing::warn!(unit = %self.unit.name, %error, "variants are loaded at the priority of runs");
         }
+    }
+
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+        if let Some(session) = self.session(variant.id) {
+            return Ok(lock(&session).footprint());
+        }
+        memory::check_room(variant)?;
         let failed = |message| ExecError::Provider { variant: variant.name.clone(), message };
-        self.unit.pin_current_thread().map_err(|error| failed(error.to_string()))?;
+        if self.unit.threads > 1 {
+            // The threads of its pool inherit where this one is bound to.
+            self.unit.pin_current_thread().map_err(|error| failed(error.to_string()))?;
+        }
         let opened = guarded(|| Loaded::open(self.runtime, &self.unit, &self.settings, variant));
-        let loaded = opened.map_err(failed)?;
+        let loaded = opened
+            .map_err(|message| memory::shortage(variant, &message).unwrap_or_else(|| failed(message)))?;
         let footprint = loaded.footprint();
-        self.sessions.push((variant.id, loaded));
+        self.sessions().push((variant.id, Arc::new(Mutex::new(loaded))));
+        self.loads.fetch_add(1, Ordering::Relaxed);
         Ok(footprint)
     }
 
-    fn unload(&mut self, variant: VariantId) {
-        let Some(index) = self.sessions.iter().position(|(id, _)| *id == variant) else { return };
-        let _guard = memory::measuring();
-        drop(self.sessions.swap_remove(index));
-        memory::trim_heap();
+    fn unload(&self, variant: VariantId) {
+        let unloaded = {
+            let mut sessions = self.sessions();
+            let index = sessions.iter().position(|(id, _)| *id == variant);
+            index.map(|index| sessions.swap_remove(index))
+        };
+        if let Some(session) = unloaded {
+            let _guard = memory::measuring();
+            drop(session);
+            memory::trim_heap();
+        }
+    }
+}
+
+fn lock(session: &Session) -> MutexGuard<'_, Loaded> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Executor for OrtExecutor {
+    fn loader(&self) -> Arc<dyn Loader> {
+        Arc::clone(&self.loader) as Arc<dyn Loader>
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
-        let loaded = self.sessions.iter_mut().find(|(id, _)| *id == batch.variant);
-        let (_, loaded) = loaded.ok_or(ExecError::NotLoaded(batch.variant))?;
+        let session = self.loader.session(batch.variant).ok_or(ExecError::NotLoaded(batch.variant))?;
+        let mut loaded = lock(&session);
+        let loads = self.loader.loads.load(Ordering::Relaxed);
+        if self.bound_after != loads {
+            let bound = self.loader.unit.pin_current_thread();
+            bound.map_err(|error| ExecError::Provider {
+                variant: loaded.name().to_owned(),
+                message: error.to_string(),
+            })?;
+            self.bound_after = loads;
+        }
         let running = self.cancel.begin(batch.id).ok_or(ExecError::Cancelled)?;
         let ran = loaded.run(&batch.requests, &self.cancel.options);
         match ran {
@@ -110,7 +188,7 @@ impl Executor for OrtExecutor {
 
     /// Other providers may keep contexts per thread.
     fn is_thread_bound(&self) -> bool {
-        !self.unit.is_cpu_provider() || !self.unit.cpus.is_empty()
+        !self.loader.unit.is_cpu_provider() || !self.loader.unit.cpus.is_empty()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Measured profiles on disk: one JSON file per model file, unit, board, runtime and number of threads.
 
+use super::Checked;
 use crate::core::catalog::{Profile, Provenance};
 use crate::state_file;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout; another one is measured anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// No profile is larger.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -50,14 +51,27 @@ impl ProfileKey {
     }
 }
 
+/// What was measured of a variant that runs and whose outputs are like the reference's. Whether it is accurate enough is
+/// judged anew each time, by the manifest as it is then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// What it takes.
+    pub profile: Profile,
+    /// Its answers to the labelled sample.
+    pub checked: Checked,
+    /// Names the sample: [`crate::model::Sample::digest`].
+    pub sample: String,
+}
+
 /// What was found, as stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     format: u32,
     key: ProfileKey,
-    /// The profile, or why there is none.
-    result: Result<Profile, String>,
+    /// What was measured, or why the variant must not run there.
+    result: Result<Measured, String>,
 }
 
 /// Why a profile could not be stored.
@@ -90,7 +104,7 @@ impl ProfileStore {
     /// The stored profile, or why the variant must not run there (`Some(Err)`); `None` if it must be
     /// measured: never done, or the file is unreadable or makes no sense (logged).
     #[must_use]
-    pub fn get(&self, key: &ProfileKey) -> Option<Result<Profile, String>> {
+    pub fn get(&self, key: &ProfileKey) -> Option<Result<Measured, String>> {
         let path = self.folder.join(key.file_name());
         match read(&path, key) {
             Ok(found) => found,
@@ -105,7 +119,7 @@ impl ProfileStore {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn put(&self, key: &ProfileKey, result: &Result<Profile, String>) -> Result<(), StoreError> {
+    pub fn put(&self, key: &ProfileKey, result: &Result<Measured, String>) -> Result<(), StoreError> {
         let path = self.folder.join(key.file_name());
         let failed = |source| StoreError { path: path.clone(), source };
         let record = Record { format: FORMAT, key: key.clone(), result: result.clone() };
@@ -125,7 +139,7 @@ impl ProfileStore {
     }
 }
 
-fn read(path: &Path, key: &ProfileKey) -> Result<Option<Result<Profile, String>>, String> {
+fn read(path: &Path, key: &ProfileKey) -> Result<Option<Result<Measured, String>>, String> {
     let Some(record) = state_file::read::<Record>(path, MAX_FILE)? else { return Ok(None) };
     if record.format != FORMAT {
         return Err(format!("format {}, expected {FORMAT}", record.format));
@@ -133,15 +147,21 @@ fn read(path: &Path, key: &ProfileKey) -> Result<Option<Result<Profile, String>>
     if record.key != *key {
         return Err("it was measured for something else".to_owned());
     }
-    if let Ok(profile) = &record.result {
-        check(profile)?;
+    if let Ok(measured) = &record.result {
+        check(measured)?;
     }
     Ok(Some(record.result))
 }
 
 /// Refuses numbers that no measurement gives. Written so that NaN fails.
-fn check(profile: &Profile) -> Result<(), String> {
-    let Profile { latency, spread, latency_source, power_scale, .. } = profile;
+fn check(measured: &Measured) -> Result<(), String> {
+    let Profile { latency, spread, latency_source, power_scale, .. } = &measured.profile;
+    let Checked { right, items } = measured.checked;
+    if items == 0 || right > items {
+        return Err(format!(
+            "`checked` has {right} right of {items}; there must be 1 or more, not all need be right"
+        ));
+    }
     let within = |name: &str, value: f64, low: f64, high: f64| {
         if value >= low && value <= high {
             Ok(())
@@ -179,8 +199,8 @@ mod tests {
         }
     }
 
-    fn profile() -> Profile {
-        Profile {
+    fn measured() -> Measured {
+        let profile = Profile {
             latency: Roofline {
                 compute_s_ghz: 1e-3,
                 memory_s: 2e-4,
@@ -194,7 +214,8 @@ mod tests {
             power_scale: 1.1,
             power_source: Provenance::Modelled,
             footprint: Bytes(12_345),
-        }
+        };
+        Measured { profile, checked: Checked { right: 240, items: 256 }, sample: "12ab".to_owned() }
     }
 
     #[test]
@@ -202,8 +223,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ProfileStore::open(&folder.path().join("profiles")).unwrap();
         assert_eq!(store.get(&key()), None);
-        store.put(&key(), &Ok(profile())).unwrap();
-        assert_eq!(store.get(&key()), Some(Ok(profile())));
+        store.put(&key(), &Ok(measured())).unwrap();
+        assert_eq!(store.get(&key()), Some(Ok(measured())));
         for other in [
             ProfileKey { threads: 1, ..key() },
             ProfileKey { runtime: "1.29.0".to_owned(), ..key() },
@@ -225,16 +246,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ProfileStore::open(folder.path()).unwrap();
         let path = folder.path().join(key().file_name());
-        store.put(&key(), &Ok(profile())).unwrap();
+        store.put(&key(), &Ok(measured())).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         for (from, to) in [
             ("\"p\": 2.5", "\"p\": null"),
             ("\"p\": 2.5", "\"p\": 1e9"),
             ("\"spread\": 0.02", "\"spread\": -1"),
-            ("\"format\": 1", "\"format\": 2"),
+            ("\"format\": 2", "\"format\": 1"),
             ("\"threads\": 2", "\"threads\": 3"),
             ("\"latency_source\": \"measured\"", "\"latency_source\": \"modelled\""),
             ("\"marginal\"", "\"marginals\""),
+            ("\"right\": 240", "\"right\": 257"),
+            ("\"items\": 256", "\"items\": 0"),
         ] {
             assert!(good.contains(from), "{good}");
             fs::write(&path, good.replacen(from, to, 1)).unwrap();
@@ -245,18 +268,18 @@ mod tests {
         fs::write(&path, [0xff, 0xfe]).unwrap();
         assert_eq!(store.get(&key()), None);
         fs::write(&path, good).unwrap();
-        assert_eq!(store.get(&key()), Some(Ok(profile())));
+        assert_eq!(store.get(&key()), Some(Ok(measured())));
     }
 
     #[test]
     fn a_failed_write_leaves_the_old_profile() {
         let folder = tempfile::tempdir().unwrap();
         let store = ProfileStore::open(folder.path()).unwrap();
-        store.put(&key(), &Ok(profile())).unwrap();
+        store.put(&key(), &Ok(measured())).unwrap();
         let draft =
             folder.path().join(key().file_name()).with_extension(format!("tmp{}", std::process::id()));
         fs::create_dir(&draft).unwrap();
         assert!(store.put(&key(), &Err("x".to_owned())).is_err());
-        assert_eq!(store.get(&key()), Some(Ok(profile())));
+        assert_eq!(store.get(&key()), Some(Ok(measured())));
     }
 }

@@ -22,14 +22,22 @@ impl Cancel for Flag {
     }
 }
 
-impl Executor for Echo {
-    fn load(&mut self, variant: &VariantFile) -> Result<Bytes, ExecError> {
+struct Anything;
+
+impl Loader for Anything {
+    fn load(&self, variant: &VariantFile) -> Result<Bytes, ExecError> {
         if variant.id == VariantId(9) {
             return Err(ExecError::Provider { variant: variant.name.clone(), message: "no".to_owned() });
         }
         Ok(Bytes(1234))
     }
-    fn unload(&mut self, _: VariantId) {}
+    fn unload(&self, _: VariantId) {}
+}
+
+impl Executor for Echo {
+    fn loader(&self) -> Arc<dyn Loader> {
+        Arc::new(Anything)
+    }
     fn run(&mut self, batch: &Batch) -> Result<Output, ExecError> {
         if let Some(gate) = &self.gate {
             gate.recv().unwrap();

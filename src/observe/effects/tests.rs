@@ -165,7 +165,13 @@ fn readings(temperature: Result<MilliCelsius, SensorFault>) -> Event {
             max: Kilohertz(2_035_200),
         })],
         battery: None,
-        memory: Ok(MemoryState { available: Bytes(5), total: Bytes(9), resident: Bytes(3) }),
+        memory: Ok(MemoryState {
+            available: Bytes(5),
+            total: Bytes(9),
+            resident: Bytes(3),
+            limit: None,
+            headroom: None,
+        }),
         pressure: Some(Err(SensorFault::Denied)),
     })
 }
@@ -271,14 +277,18 @@ fn unknown_ids_do_no_harm() {
     observer.event(ms(0), &submit(1, 1, 77, 99));
     observer.effect(ms(1), &served(1, 500, 200, false));
     observer.effect(ms(1), &served(1, 0, 0, false));
-    observer.event(ms(1), &Event::LoadFailed { variant: VariantId(500), unit: UnitId(200) });
+    observer.event(
+        ms(1),
+        &Event::LoadFailed { variant: VariantId(500), unit: UnitId(200), short_of_memory: false },
+    );
     expect(&observer, &["wattd_requests_total{model=\"unknown\",class=\"unknown\",outcome=\"in_time\"} 1"]);
 }
 
 /// No name without a use.
 #[test]
 fn no_metric_is_without_use() {
-    let source = concat!(include_str!("../effects.rs"), include_str!("../board.rs"));
+    let source =
+        concat!(include_str!("../effects.rs"), include_str!("../board.rs"), include_str!("../ladder.rs"));
     for metric in Metric::ALL {
         let used = format!("Metric::{metric:?}");
         let uses = source

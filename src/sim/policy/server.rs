@@ -11,7 +11,7 @@ use super::knobs::Knobs;
 use super::queue::{Queue, Waiting};
 use super::view::{Configuration, Only, State, UnitState, View};
 use super::{Policy, Run};
-use crate::core::catalog::{Catalog, Profile, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Catalog, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::energy::Budgets;
 use crate::core::event::{
     AppId, BatchFailure, BatchId, Completion, Dispatch, Effect, Event, Outcome, Rejection, Request,
@@ -72,7 +72,7 @@ impl<P: Policy> Scheduler for Server<P> {
                 self.state.units[unit.index()].loading = None;
                 self.state.residency.set(variant, unit, Residence::Loaded { footprint });
             }
-            Event::LoadFailed { variant, unit } => {
+            Event::LoadFailed { variant, unit, .. } => {
                 self.state.units[unit.index()].loading = None;
                 self.state.residency.failed(variant, unit, now);
             }
@@ -403,7 +403,7 @@ impl<P: Policy> Server<P> {
         match result {
             Ok(()) => {
                 self.failures[unit.index()] = 0;
-                self.state.residency.proved(variant, unit);
+                self.state.residency.proved(variant, unit, now);
             }
             Err(BatchFailure::Cancelled) => {}
             Err(BatchFailure::NotLoaded) => self.state.residency.set(variant, unit, Residence::Absent),
@@ -432,7 +432,8 @@ impl<P: Policy> Server<P> {
     /// Orders loads and unloads: everything at once, as far as the memory cap has room.
     fn load(&mut self, now: Timestamp) {
         let budgets = &self.state.budgets;
-        let limits = Limits { cap: budgets.memory_cap, unload_after: budgets.unload_after };
+        let cap = budgets.memory_cap;
+        let limits = Limits { cap, room: cap, pressed: false, unload_after: budgets.unload_after };
         if self.state.residency.is_settled(limits, now) {
             return;
         }
@@ -444,15 +445,15 @@ impl<P: Policy> Server<P> {
             awaited.extend(missing.filter(|pair| !awaited.contains(pair)));
         }
         let State { residency, catalog, units, .. } = &mut self.state;
-        let may_load = |(variant, unit): Pair| {
-            let state = &units[unit.index()];
-            state.loading.is_none() && (state.running.is_none() || awaited.contains(&(variant, unit)))
-        };
+        let may_load = |(_, unit): Pair| units[unit.index()].loading.is_none();
         let lanes = &self.lanes;
         let in_use = |(variant, unit): Pair| {
             lanes[unit.index()].as_ref().is_some_and(|running| running.choice.variant == variant)
         };
-        for order in residency.orders(catalog, limits, &awaited, may_load, in_use, now) {
+        // As long as it has not been used it is expected not to be.
+        let models = (0..catalog.models.len()).map(ModelId::at);
+        let next_use: SmallVec<[Nanos; 8]> = models.map(|model| residency.unused_for(model, now)).collect();
+        for order in residency.orders(catalog, limits, (&awaited[..], &next_use[..]), may_load, in_use, now) {
             match order {
                 Order::Load(variant, unit) => {
                     units[unit.index()].loading = Some(now);

@@ -9,23 +9,13 @@ use crate::core::residency::Residency;
 use crate::time::Timestamp;
 use crate::units::{Kilohertz, Nanos};
 
-/// Time of a load, for the forecast of when its lane is free.
-const LOAD_TIME: Nanos = Nanos::from_millis(100);
-
 /// A unit as the server knows it.
 #[derive(Debug, Clone, Default)]
 pub struct UnitState {
     /// The run on it: since when, and how long it was expected to take.
     pub running: Option<(Timestamp, Nanos)>,
-    /// When the load began that occupies it.
+    /// When the load began that is under way beside its runs.
     pub loading: Option<Timestamp>,
-}
-
-impl UnitState {
-    fn free_at(&self, now: Timestamp) -> Timestamp {
-        let run = self.running.map_or(now, |(since, expected)| expected_end(since, expected, now));
-        run.max(self.loading.map_or(now, |since| expected_end(since, LOAD_TIME, now)))
-    }
 }
 
 /// What is overdue takes a quarter as long again as it took so far.
@@ -122,7 +112,7 @@ impl<'a> View<'a> {
             Some((since, expected)) => expected_end(since, expected, self.now),
             None => self.now,
         });
-        shared.max().unwrap_or(self.now).max(self.state.units[unit.index()].free_at(self.now))
+        shared.max().unwrap_or(self.now)
     }
 
     /// Whether a run can start on the unit at once.
@@ -131,7 +121,7 @@ impl<'a> View<'a> {
         let units = &self.state.catalog.board.units;
         let group = units[unit.index()].group;
         let mut same = units.iter().zip(&self.state.units).filter(|(spec, _)| spec.group == group);
-        self.state.units[unit.index()].loading.is_none() && same.all(|(_, state)| state.running.is_none())
+        same.all(|(_, state)| state.running.is_none())
     }
 
     /// The variants that would do for a request, of those the ones that reach its accuracy target if any
