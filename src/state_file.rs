@@ -31,7 +31,9 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let written = File::create(&draft).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&draft, path)
+        fs::rename(&draft, path)?;
+        // Or the name is lost with the power.
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     });
     if written.is_err() {
         let _ = fs::remove_file(&draft);

@@ -79,7 +79,7 @@ fn every_shipped_model_is_sound() {
     let manifests = files(&root().join("config"), "toml");
     let expected = manifests.iter().filter(|file| file.ends_with("model.toml")).count();
     assert!(expected >= 2, "at least two ladders");
-    let (models, problems) = ModelStore::open(&[dir]);
+    let (models, problems) = ModelStore::default().open(&[dir]);
     assert_eq!(problems, []);
     assert_eq!(models.len(), expected);
     for model in &models {

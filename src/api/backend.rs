@@ -3,7 +3,7 @@
 use crate::core::event::{AppId, Outcome};
 use crate::exec::{Tensor, TensorSpec};
 use crate::units::{Microjoules, Nanos, Ppm};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -160,6 +160,32 @@ pub struct Journal {
     pub flushed: oneshot::Receiver<()>,
 }
 
+/// What an operator wants of versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Take in a model folder as a new version.
+    Deploy {
+        /// The folder, on the daemon's machine; absolute.
+        folder: PathBuf,
+        /// Without being compared with the version that serves.
+        now: bool,
+    },
+    /// Take back the version on trial, or else go back to the one that served before.
+    RollBack {
+        /// Name of the model.
+        model: String,
+    },
+}
+
+/// A version that was taken on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Name of the model.
+    pub model: String,
+    /// The version.
+    pub version: String,
+}
+
 /// The daemon, as the API sees it. All methods return at once.
 pub trait Backend: Send + Sync + 'static {
     /// Hands a request to the core.
@@ -188,4 +214,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Orders profiling of a model (or all): `anew`, or only what has no profile; the result appears in the
     /// models' status.
     fn profile(&self, model: Option<usize>, anew: bool);
+    /// Orders a version in or back. Resolves when it is known whether that can be; an error says why not.
+    fn deploy(&self, order: Order) -> oneshot::Receiver<Result<Accepted, String>>;
+    /// Everything `wattctl rollout` shows, as JSON.
+    fn rollouts(&self) -> serde_json::Value;
 }

@@ -1,5 +1,6 @@
 //! The Open Inference Protocol over HTTP, the metrics page, and the operator's endpoints.
 
+use super::backend::Order;
 use super::body::{ApiBody, collect};
 use super::infer::infer;
 use super::request::find_model;
@@ -17,8 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use smallvec::SmallVec;
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::Code;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -169,6 +172,14 @@ async fn route(charge: &Arc<Charge>, scope: Scope, request: Request<Incoming>) -
         ["wattd", "v1", "journal"] => {
             only(&head, "GET")?;
             Ok(journal(charge).await)
+        }
+        ["wattd", "v1", "rollout"] => {
+            only(&head, "GET")?;
+            Ok(Reply::json(&charge.connection.backend().rollouts()))
+        }
+        ["wattd", "v1", "deploy"] => {
+            only(&head, "POST")?;
+            Ok(deploy(charge, body).await?)
         }
         ["wattd", "v1", "profile"] => {
             only(&head, "POST")?;
@@ -339,6 +350,16 @@ struct ProfileBody {
     missing: bool,
 }
 
+/// One of both.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct DeployBody {
+    folder: Option<PathBuf>,
+    #[serde(default)]
+    now: bool,
+    rollback: Option<String>,
+}
+
 /// Reads a small JSON body; an empty one stands for the defaults.
 fn parse<T: for<'de> Deserialize<'de> + Default>(body: &[u8]) -> Result<T, ApiError> {
     if body.is_empty() {
@@ -365,6 +386,20 @@ async fn profile(charge: &Arc<Charge>, body: Incoming) -> Result<Reply, ApiError
     let model = asked.model.map(|name| find_model(&backend.models(), &name, "")).transpose()?;
     backend.profile(model, !asked.missing);
     Ok(Reply::with_status(StatusCode::ACCEPTED, &json!({ "accepted": true })))
+}
+
+async fn deploy(charge: &Arc<Charge>, body: Incoming) -> Result<Reply, ApiError> {
+    service::operators_only(&charge.connection).await?;
+    let order = match parse(&collect(body, charge).await?)? {
+        DeployBody { folder: Some(folder), now, rollback: None } => Order::Deploy { folder, now },
+        DeployBody { folder: None, rollback: Some(model), .. } => Order::RollBack { model },
+        _ => return Err(ApiError::invalid("either `folder` or `rollback` is needed")),
+    };
+    match charge.connection.backend().deploy(order).await {
+        Ok(Ok(accepted)) => Ok(Reply::with_status(StatusCode::ACCEPTED, &json!(accepted))),
+        Ok(Err(reason)) => Err(ApiError::new(Code::FailedPrecondition, "not_deployed", reason)),
+        Err(_) => Err(ApiError::stopping()),
+    }
 }
 
 async fn answer(

@@ -6,6 +6,8 @@ mod args;
 mod board;
 #[path = "wattctl/commands.rs"]
 mod commands;
+#[path = "wattctl/deploy.rs"]
+mod deploy;
 #[path = "wattctl/explain.rs"]
 mod explain;
 #[path = "wattctl/machine.rs"]

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Keys that take effect on SIGHUP; a key ending in `.` or `[` stands for all below it. All others need a
 /// restart: they name files, sockets and sessions that are open already.
-const LIVE: [&str; 5] = ["budget.", "memory.", "class[", "log.level", "profile."];
+const LIVE: [&str; 6] = ["budget.", "memory.", "class[", "log.level", "profile.", "deploy."];
 
 /// Whether the key at `path` (such as `budget.power_cap_w` or `class[0].name`) can change while running.
 #[must_use]
@@ -93,6 +93,8 @@ impl Config {
         adopted.raw.class.clone_from(&new.raw.class);
         adopted.raw.log.level.clone_from(&new.raw.log.level);
         adopted.raw.profile = new.raw.profile.clone();
+        adopted.deploy = new.deploy.clone();
+        adopted.raw.deploy = new.raw.deploy.clone();
         adopted
     }
 }

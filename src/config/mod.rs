@@ -12,6 +12,8 @@ pub(crate) use validate::{Check, NAME_RULE, is_name};
 
 use crate::core::energy::Budgets;
 use crate::core::event::{AppId, ClassId};
+use crate::core::rollout::Policy;
+use crate::model::Rules;
 use crate::units::{Bytes, Nanos};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,6 +55,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Profiling policy.
     pub profile: ProfileConfig,
+    /// New versions of models.
+    pub deploy: DeployConfig,
     raw: RawConfig,
     lines: BTreeMap<String, usize>,
 }
@@ -105,6 +109,8 @@ pub struct ModelsConfig {
     pub dirs: Vec<PathBuf>,
     /// Models to hold in memory from the start.
     pub load: Vec<String>,
+    /// What model folders are held to.
+    pub rules: Rules,
 }
 
 /// A group of the system.
@@ -173,6 +179,19 @@ pub struct ProfileConfig {
     pub on_start: bool,
     /// Labelled inputs whose outputs are compared with the reference variant.
     pub check_items: u32,
+}
+
+/// New versions of models.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeployConfig {
+    /// Share of the answered requests that are run again on a new version, percent.
+    pub shadow_percent: u32,
+    /// Share of the requests that a new version answers, percent.
+    pub canary_percent: u32,
+    /// Classes whose requests it may answer, by index; empty: all.
+    pub canary_classes: Vec<ClassId>,
+    /// What is asked of it.
+    pub policy: Policy,
 }
 
 /// Why a request may not have the class it names.
@@ -293,7 +312,7 @@ impl Config {
 }
 
 /// Validation keeps the number of classes far below the limit of the type.
-fn class_id(index: usize) -> ClassId {
+pub(crate) fn class_id(index: usize) -> ClassId {
     ClassId(u16::try_from(index).unwrap_or(0))
 }
 

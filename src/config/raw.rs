@@ -35,6 +35,8 @@ pub struct RawConfig {
     pub log: RawLog,
     /// Profiling policy.
     pub profile: RawProfile,
+    /// New versions of models.
+    pub deploy: RawDeploy,
 }
 
 /// `[board]`
@@ -108,11 +110,23 @@ pub struct RawModels {
     pub dir: Vec<PathBuf>,
     /// Models to hold in memory from the start.
     pub load: Vec<String>,
+    /// Keys of minisign one of which must have signed a manifest; none: nothing need be signed.
+    pub public_keys: Vec<String>,
+    /// Longest manifest, kB.
+    pub max_manifest_kb: u64,
+    /// Largest file of a variant, MB.
+    pub max_file_mb: u64,
 }
 
 impl Default for RawModels {
     fn default() -> Self {
-        Self { dir: vec!["/var/lib/wattd/models".into()], load: Vec::new() }
+        Self {
+            dir: vec!["/var/lib/wattd/models".into()],
+            load: Vec::new(),
+            public_keys: Vec::new(),
+            max_manifest_kb: 256,
+            max_file_mb: 2048,
+        }
     }
 }
 
@@ -407,5 +421,42 @@ pub struct RawProfile {
 impl Default for RawProfile {
     fn default() -> Self {
         Self { on_start: true, check_items: 32 }
+    }
+}
+
+/// `[deploy]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDeploy {
+    /// Share of the answered requests that are run again on a new version, percent.
+    pub shadow_percent: u32,
+    /// Requests to compare before a new version answers any.
+    pub shadow_requests: u32,
+    /// Share of the requests that a new version answers, percent.
+    pub canary_percent: u32,
+    /// Answers that a new version gives before it gives all.
+    pub canary_requests: u32,
+    /// Classes whose requests a new version may answer; none: all.
+    pub canary_classes: Vec<String>,
+    /// Requests that a new version may fail on.
+    pub max_failures: u32,
+    /// How many times as long its answers may take.
+    pub max_latency_ratio: f64,
+    /// How many times the energy an item may take.
+    pub max_energy_ratio: f64,
+}
+
+impl Default for RawDeploy {
+    fn default() -> Self {
+        Self {
+            shadow_percent: 10,
+            shadow_requests: 50,
+            canary_percent: 10,
+            canary_requests: 100,
+            canary_classes: Vec::new(),
+            max_failures: 1,
+            max_latency_ratio: 1.5,
+            max_energy_ratio: 1.5,
+        }
     }
 }

@@ -2,12 +2,16 @@
 //! complaint and goes on, so that one run shows all that is wrong.
 
 use super::document::{Document, Problems};
-use super::raw::{RawApp, RawBudget, RawClass, RawConfig, RawSimulation, RawSocket, SimulationMode};
+use super::raw::{
+    RawApp, RawBudget, RawClass, RawConfig, RawDeploy, RawSimulation, RawSocket, SimulationMode,
+};
 use super::{
-    BoardConfig, ClassRule, Config, Context, Group, JournalConfig, LogConfig, ModelsConfig, ProfileConfig,
-    RuntimeConfig, Simulation, SocketConfig,
+    BoardConfig, ClassRule, Config, Context, DeployConfig, Group, JournalConfig, LogConfig, ModelsConfig,
+    ProfileConfig, RuntimeConfig, Simulation, SocketConfig, class_id,
 };
 use crate::core::energy::{BatteryAllowance, Budgets, ClassBudget, EnergyAllowance};
+use crate::core::rollout::Policy;
+use crate::model::{Rules, signature};
 use crate::units::{Bytes, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -70,6 +74,7 @@ impl Check<'_, '_> {
         let (budgets, class_rules) = self.budgets(&raw);
         let log = self.log(&raw);
         let profile = self.profile(&raw);
+        let deploy = self.deploy(&raw.deploy, &budgets);
         Config {
             file: file.to_owned(),
             board,
@@ -84,6 +89,7 @@ impl Check<'_, '_> {
             class_rules,
             log,
             profile,
+            deploy,
             lines: self.lines(&raw),
             raw,
         }
@@ -141,10 +147,22 @@ impl Check<'_, '_> {
         for (i, name) in raw.models.load.iter().enumerate() {
             self.name(&format!("models.load[{i}]"), name);
         }
+        self.bounded("models.public_keys", raw.models.public_keys.len(), MAX_ENTRIES);
+        let mut keys = Vec::new();
+        for (i, text) in raw.models.public_keys.iter().enumerate().take(MAX_ENTRIES) {
+            match signature::key(text) {
+                Ok(key) => keys.push(key),
+                Err(rule) => self.document.complain(&format!("models.public_keys[{i}]"), rule),
+            }
+        }
+        let max_manifest = self.whole("models.max_manifest_kb", raw.models.max_manifest_kb, 1..=16_384, "kB");
+        let max_file = self.whole("models.max_file_mb", raw.models.max_file_mb, 1..=2_048, "MB");
+        let rules = Rules { keys, max_manifest: Bytes(max_manifest * 1_000), max_file: megabytes(max_file) };
         let dirs = raw.models.dir.iter().enumerate();
         ModelsConfig {
             dirs: dirs.map(|(i, dir)| self.path(&format!("models.dir[{i}]"), dir)).collect(),
             load: raw.models.load.clone(),
+            rules,
         }
     }
 
@@ -368,6 +386,39 @@ impl Check<'_, '_> {
         ProfileConfig {
             on_start: raw.profile.on_start,
             check_items: self.count("profile.check_items", raw.profile.check_items, 1..=10_000),
+        }
+    }
+
+    fn deploy(&mut self, raw: &RawDeploy, budgets: &Budgets) -> DeployConfig {
+        self.bounded("deploy.canary_classes", raw.canary_classes.len(), MAX_CLASSES);
+        let mut canary_classes = Vec::new();
+        for (i, name) in raw.canary_classes.iter().enumerate().take(MAX_CLASSES) {
+            match budgets.classes.iter().position(|class| class.name == *name) {
+                Some(index) => canary_classes.push(class_id(index)),
+                None => self.document.complain(
+                    &format!("deploy.canary_classes[{i}]"),
+                    "must be the name of a [[class]] of this file",
+                ),
+            }
+        }
+        // Half at most: as many must go to the version that it is compared with.
+        let policy = Policy {
+            shadow_requests: self.count("deploy.shadow_requests", raw.shadow_requests, 1..=100_000),
+            canary_requests: self.count("deploy.canary_requests", raw.canary_requests, 1..=1_000_000),
+            max_failures: self.count("deploy.max_failures", raw.max_failures, 0..=100_000),
+            max_latency_ratio: self.number(
+                "deploy.max_latency_ratio",
+                raw.max_latency_ratio,
+                1.0..=100.0,
+                "",
+            ),
+            max_energy_ratio: self.number("deploy.max_energy_ratio", raw.max_energy_ratio, 1.0..=100.0, ""),
+        };
+        DeployConfig {
+            shadow_percent: self.count("deploy.shadow_percent", raw.shadow_percent, 1..=100),
+            canary_percent: self.count("deploy.canary_percent", raw.canary_percent, 1..=50),
+            canary_classes,
+            policy,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::core::catalog::{Catalog, DomainId, ModelId, Profile, Provenance, UnitId, VariantId};
 use crate::core::estimate::Learned;
 use crate::core::points::OperatingPoint;
+use crate::core::rollout::{Addition, Step};
 use crate::time::Timestamp;
 use crate::units::{Bytes, Kilohertz, Microjoules, Microwatts, MilliCelsius, Nanos, Ppm};
 use serde::{Deserialize, Serialize};
@@ -270,6 +271,10 @@ pub enum Event {
         /// What was found.
         profile: Option<Profile>,
     },
+    /// A model comes into the catalogue, as the last one.
+    Extended(Box<Addition>),
+    /// A version of a model moved on.
+    Rollout(Step),
     /// What an earlier life learned.
     Restored(Box<Learned>),
     /// The operator changed budgets or classes.
@@ -294,6 +299,11 @@ impl Event {
                 variant.index() < variants.len() && unit.index() < board.units.len()
             }
             Self::Retain { model, .. } => model.index() < models.len(),
+            Self::Extended(addition) => addition.fits(catalog),
+            Self::Rollout(step) => {
+                let known = |model: &ModelId| model.index() < models.len();
+                known(&step.version) && step.serving.as_ref().is_none_or(known)
+            }
             Self::Hold { domain, .. } => domain.index() < board.domains.len(),
             Self::Probing(unit) => unit.is_none_or(|unit| unit.index() < board.units.len()),
             _ => true,
@@ -502,6 +512,8 @@ pub enum Note {
         /// What it gave way to.
         request: RequestId,
     },
+    /// A version of a model moved on, or was taken back.
+    Rollout(Step),
     /// A variant will not be loaded again on this unit for a while.
     Quarantined {
         /// The variant.

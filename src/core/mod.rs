@@ -22,6 +22,7 @@ mod preempt;
 pub mod queue;
 mod ready;
 pub mod residency;
+pub mod rollout;
 pub mod snapshot;
 mod status;
 pub mod thermal;
@@ -170,6 +171,8 @@ impl Core {
             Event::LoadFailed { variant, unit } => self.load_failed(now, variant, unit),
             Event::Unloaded { variant, unit } => self.residency.unloaded(variant, unit),
             Event::Retain { model, resident } => self.residency.retain(model, resident),
+            Event::Extended(addition) => self.extend(*addition),
+            Event::Rollout(step) => self.rolled(step),
             Event::Sampled(readings) => self.sampled(now, &readings),
             Event::Applied(report) => {
                 let changed = self.clocks.applied(&report, now);

@@ -92,15 +92,28 @@ impl Residency {
     /// Nothing in memory, nothing retained.
     #[must_use]
     pub fn new(catalog: &Catalog) -> Self {
-        Self {
-            table: vec![vec![Residence::Absent; catalog.board.units.len()]; catalog.variants.len()],
-            strikes: vec![vec![0; catalog.board.units.len()]; catalog.variants.len()],
-            retained: vec![false; catalog.models.len()],
-            last_used: vec![None; catalog.models.len()],
+        let mut new = Self {
+            table: Vec::new(),
+            strikes: Vec::new(),
+            retained: Vec::new(),
+            last_used: Vec::new(),
             leaving: Vec::new(),
             denied: None,
             settled: None,
-        }
+        };
+        new.extend(catalog);
+        new
+    }
+
+    /// Takes in the models and variants that a catalogue has beyond those that are known here.
+    pub fn extend(&mut self, catalog: &Catalog) {
+        let (units, models, variants) =
+            (catalog.board.units.len(), catalog.models.len(), catalog.variants.len());
+        self.table.resize(variants, vec![Residence::Absent; units]);
+        self.strikes.resize(variants, vec![0; units]);
+        self.retained.resize(models, false);
+        self.last_used.resize(models, None);
+        self.settled = None;
     }
 
     /// Whether a new batch may be sent there now.

@@ -170,6 +170,12 @@ impl Core {
         self.residency.any_loaded(&self.catalog, model)
     }
 
+    /// Whether the model is wanted in memory.
+    #[must_use]
+    pub fn is_retained(&self, model: crate::core::catalog::ModelId) -> bool {
+        self.residency.is_retained(model)
+    }
+
     /// Whether nothing waits and nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {

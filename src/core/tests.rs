@@ -13,6 +13,7 @@ mod actuation;
 mod effort;
 mod faults;
 mod foreseen;
+mod growth;
 mod hedge;
 mod limits;
 mod liveness;

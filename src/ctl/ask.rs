@@ -14,6 +14,10 @@ pub const STATUS: &str = "/wattd/v1/status";
 pub const MODELS: &str = "/wattd/v1/models";
 /// Path of [`crate::ctl::explain::Place`].
 pub const JOURNAL: &str = "/wattd/v1/journal";
+/// Path of [`crate::ctl::rollout::Rollouts`].
+pub const ROLLOUT: &str = "/wattd/v1/rollout";
+/// Path that orders a version in or back.
+pub const DEPLOY: &str = "/wattd/v1/deploy";
 /// Path that orders profiling.
 pub const PROFILE: &str = "/wattd/v1/profile";
 
@@ -76,20 +80,28 @@ impl From<ClientError> for AskError {
 /// If nobody answers, or not with the document.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
     let body = client::get(socket, path, PATIENCE).await?;
-    serde_json::from_slice(&body).map_err(|error| AskError::Document {
+    read(socket, path, &body)
+}
+
+/// Sends a JSON document; the answer is another.
+///
+/// # Errors
+/// If nobody answers, or with a refusal.
+pub async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    document: &serde_json::Value,
+) -> Result<T, AskError> {
+    let body = client::post(socket, path, document, PATIENCE).await?;
+    read(socket, path, &body)
+}
+
+fn read<T: DeserializeOwned>(socket: &Path, path: &str, body: &[u8]) -> Result<T, AskError> {
+    serde_json::from_slice(body).map_err(|error| AskError::Document {
         socket: socket.to_owned(),
         path: path.to_owned(),
         error,
     })
-}
-
-/// Sends a JSON document.
-///
-/// # Errors
-/// If nobody answers, or with a refusal.
-pub async fn post(socket: &Path, path: &str, document: &serde_json::Value) -> Result<(), AskError> {
-    client::post(socket, path, document, PATIENCE).await?;
-    Ok(())
 }
 
 #[cfg(test)]

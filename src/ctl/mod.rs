@@ -7,6 +7,7 @@ pub mod load;
 pub mod man;
 pub mod record;
 pub mod report;
+pub mod rollout;
 pub mod rpc;
 pub mod show;
 pub mod simulate;

@@ -8,6 +8,7 @@
 //! longer than the run: who submits a request that can run at once then runs it as well.
 
 use super::profiling::ProbeDesk;
+use super::routes::{Purpose, Route};
 use crate::api::backend::{Answer, ModelCounters, ModelView, Pending, Submission};
 use crate::core::Core;
 use crate::core::catalog::{ModelId, UnitId, VariantId};
@@ -18,9 +19,11 @@ use crate::core::event::{
 use crate::exec::lane::{Lane, LaneEvents, ProbeReport};
 use crate::exec::{Batch, ExecError, Output, Tensor, VariantFile};
 use crate::journal::Recorder;
+use crate::model::store::LoadedModel;
 use crate::observe::Observer;
 use crate::time::{Clock, Timestamp};
 use crate::units::{Bytes, Nanos};
+use arc_swap::ArcSwap;
 use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,11 +35,15 @@ use tokio::sync::oneshot;
 const BRIEF: Nanos = Nanos::from_micros(50);
 
 /// A request that has no answer yet.
-struct Unanswered {
-    reply: oneshot::Sender<Answer>,
-    inputs: Vec<Tensor>,
-    model: ModelId,
-    arrival: Timestamp,
+pub(super) struct Unanswered {
+    pub(super) reply: oneshot::Sender<Answer>,
+    pub(super) inputs: Vec<Tensor>,
+    /// The name that it is for, by its place among the views.
+    pub(super) name: usize,
+    pub(super) purpose: Purpose,
+    pub(super) arrival: Timestamp,
+    /// As the core knows it.
+    pub(super) request: Request,
 }
 
 /// What is behind the lock.
@@ -46,10 +53,25 @@ pub(super) struct State {
     pub(super) recorder: Option<Recorder>,
     pub(super) counters: Vec<ModelCounters>,
     pub(super) totals: Totals,
-    unanswered: HashMap<RequestId, Unanswered>,
+    /// By name, as the views.
+    pub(super) routes: Vec<Route>,
+    /// By model of the core: the name that it serves under, if it does.
+    pub(super) name_of: Vec<Option<usize>>,
+    /// The request that runs again on a version on trial.
+    pub(super) shadow: Option<RequestId>,
+    pub(super) names: Names,
+    pub(super) unanswered: HashMap<RequestId, Unanswered>,
     running: HashMap<BatchId, Dispatch>,
     next_request: u64,
     setpoints: Setpoints,
+}
+
+/// What clients and operators see: the version of each name that serves.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shown {
+    pub(super) views: Arc<Vec<ModelView>>,
+    /// Folders of the views.
+    pub(super) loaded: Vec<Arc<LoadedModel>>,
 }
 
 /// Counts over all models since the start.
@@ -61,8 +83,8 @@ pub(super) struct Totals {
 }
 
 /// Names that answers carry, made once.
-struct Names {
-    variants: Vec<Arc<str>>,
+pub(super) struct Names {
+    pub(super) variants: Vec<Arc<str>>,
     units: Vec<Arc<str>>,
     none: Arc<str>,
 }
@@ -76,9 +98,9 @@ pub struct Engine {
     actuate: Condvar,
     armed: Mutex<Armed>,
     lanes: OnceLock<Vec<Lane>>,
-    files: Vec<VariantFile>,
-    pub(super) views: Arc<Vec<ModelView>>,
-    names: Names,
+    /// By variant of the core. Grows.
+    pub(super) files: ArcSwap<Vec<VariantFile>>,
+    pub(super) shown: ArcSwap<Shown>,
     pub(super) probes: ProbeDesk,
 }
 
@@ -91,7 +113,7 @@ struct Armed {
 
 /// What is left to do once the lock is released: each of these wakes a thread, and most will want the lock.
 #[derive(Default)]
-struct Rest {
+pub(super) struct Rest {
     lanes: SmallVec<[UnitId; 4]>,
     /// Lanes whose batch is brief.
     brief: SmallVec<[UnitId; 4]>,
@@ -99,7 +121,7 @@ struct Rest {
 }
 
 /// In the order in which the core answers, so that the first is almost always the one looked for.
-type Outputs = VecDeque<(RequestId, Vec<Tensor>)>;
+pub(super) type Outputs = VecDeque<(RequestId, Vec<Tensor>)>;
 /// Rarely more than the one that came in.
 type Events = SmallVec<[Event; 1]>;
 
@@ -116,7 +138,7 @@ impl Engine {
         observer: Observer,
         recorder: Option<Recorder>,
         files: Vec<VariantFile>,
-        views: Vec<ModelView>,
+        shown: Shown,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let catalog = core.catalog();
@@ -130,8 +152,12 @@ impl Engine {
             state: Mutex::new(State {
                 observer,
                 recorder,
-                counters: vec![ModelCounters::default(); views.len()],
+                counters: vec![ModelCounters::default(); shown.views.len()],
                 totals: Totals::default(),
+                routes: (0..shown.views.len()).map(|model| Route::to(ModelId::at(model))).collect(),
+                name_of: (0..shown.views.len()).map(Some).collect(),
+                shadow: None,
+                names,
                 unanswered: HashMap::new(),
                 running: HashMap::new(),
                 next_request: 1,
@@ -143,9 +169,8 @@ impl Engine {
             actuate: Condvar::new(),
             armed: Mutex::new(Armed { until: Timestamp::MAX, ending: false }),
             lanes: OnceLock::new(),
-            files,
-            views: Arc::new(views),
-            names,
+            files: ArcSwap::from_pointee(files),
+            shown: ArcSwap::from_pointee(shown),
             probes: ProbeDesk::default(),
         }
     }
@@ -166,8 +191,13 @@ impl Engine {
         self.lanes.get()?.get(unit.index())
     }
 
-    pub(super) fn file(&self, variant: VariantId) -> &VariantFile {
-        &self.files[variant.index()]
+    pub(super) fn file(&self, variant: VariantId) -> VariantFile {
+        self.files.load()[variant.index()].clone()
+    }
+
+    /// Hashes of the files by variant.
+    pub(super) fn hashes(&self) -> Vec<String> {
+        self.files.load().iter().map(|file| file.sha256.clone()).collect()
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -181,14 +211,13 @@ impl Engine {
 
     /// Lets the core handle an event and carries out what it decides.
     pub(super) fn feed(&self, event: Event) {
-        let mut state = self.state();
-        let rest = self.step(&mut state, event, &mut Outputs::new());
+        let (mut state, mut rest) = (self.state(), Rest::default());
+        self.step(&mut state, event, &mut Outputs::new(), &mut rest);
         drop(state);
         self.finish(rest);
     }
 
-    fn step(&self, state: &mut State, event: Event, outputs: &mut Outputs) -> Rest {
-        let mut rest = Rest::default();
+    pub(super) fn step(&self, state: &mut State, event: Event, outputs: &mut Outputs, rest: &mut Rest) {
         let mut events = Events::new();
         let mut next = Some(event);
         while let Some(event) = next {
@@ -205,12 +234,11 @@ impl Engine {
                 if let Some(recorder) = &mut state.recorder {
                     recorder.effect(&effect);
                 }
-                self.carry_out(state, effect, now, outputs, &mut rest, &mut events);
+                self.carry_out(state, effect, now, outputs, rest, &mut events);
             }
             next = (!events.is_empty()).then(|| events.remove(0));
         }
         self.arm(state.core.next_wakeup());
-        rest
     }
 
     /// Carries out one effect. A lane that does not take an order answers with an event at once.
@@ -236,13 +264,17 @@ impl Engine {
                 }
             }
             Effect::Reply { request, outcome } => {
+                if let Some(again) = state.try_elsewhere(request, &outcome, now) {
+                    events.push(Event::Submit(again));
+                    return;
+                }
                 let place = outputs.iter().position(|(id, _)| *id == request);
                 let tensors = place.and_then(|place| outputs.remove(place)).map(|(_, tensors)| tensors);
                 let tensors = tensors.unwrap_or_default();
                 rest.answers.extend(self.answer(state, request, outcome, tensors, now));
             }
             Effect::Load { variant, unit } => {
-                let taken = self.lane(unit).is_some_and(|lane| lane.load(self.file(variant).clone()).is_ok());
+                let taken = self.lane(unit).is_some_and(|lane| lane.load(self.file(variant)).is_ok());
                 if !taken {
                     events.push(Event::LoadFailed { variant, unit });
                 }
@@ -297,28 +329,21 @@ impl Engine {
         outputs: Vec<Tensor>,
         now: Timestamp,
     ) -> Option<(oneshot::Sender<Answer>, Answer)> {
-        let request = state.unanswered.remove(&id)?;
-        let counters = &mut state.counters[request.model.index()];
+        let entry = state.unanswered.remove(&id)?;
+        let took = now.since(entry.arrival);
+        state.note_end(&entry, &outcome, &outputs, took);
         let (variant, unit) = match &outcome {
             Outcome::Served(served) => {
-                counters.served += 1;
-                counters.queue = counters.queue.saturating_add(served.queue);
-                counters.compute = counters.compute.saturating_add(served.compute);
-                counters.success = counters.success.saturating_add(now.since(request.arrival));
-                counters.last_inference_ms = crate::time::unix_millis();
-                state.totals.served += 1;
-                state.totals.missed += u64::from(served.missed);
-                (&self.names.variants[served.variant.index()], &self.names.units[served.unit.index()])
+                let names = &state.names;
+                (&names.variants[served.variant.index()], &names.units[served.unit.index()])
             }
-            Outcome::Rejected { reason, .. } => {
-                counters.failed += 1;
-                *state.totals.rejected.entry(*reason).or_insert(0) += 1;
-                (&self.names.none, &self.names.none)
-            }
+            Outcome::Rejected { .. } => (&state.names.none, &state.names.none),
         };
-        let answer =
-            Answer { request: id.0, outcome, outputs, variant: Arc::clone(variant), unit: Arc::clone(unit) };
-        Some((request.reply, answer))
+        let (variant, unit) = (Arc::clone(variant), Arc::clone(unit));
+        if entry.purpose != Purpose::Compare {
+            state.count(entry.name, &outcome, took);
+        }
+        Some((entry.reply, Answer { request: id.0, outcome, outputs, variant, unit }))
     }
 
     /// Takes in a request of a client. `class` and `variant` are resolved by the caller.
@@ -329,14 +354,13 @@ impl Engine {
         variant: Option<VariantId>,
     ) -> Pending {
         let (reply, answer) = oneshot::channel();
-        let Submission { peer, model, items, inputs, wishes } = submission;
+        let Submission { peer, model: name, items, inputs, wishes } = submission;
         let input_bytes = Bytes(inputs.iter().map(|tensor| tensor.data.len() as u64).sum());
-        let mut state = self.state();
+        let (mut state, mut rest) = (self.state(), Rest::default());
+        self.clear_the_way(&mut state, &mut rest);
         let now = self.clock.now();
-        let id = RequestId(state.next_request);
-        state.next_request += 1;
-        let model = ModelId::at(model);
-        state.unanswered.insert(id, Unanswered { reply, inputs, model, arrival: now });
+        let id = state.next_id();
+        let (model, purpose) = state.route(name, class, variant);
         let request = Request {
             id,
             app: peer.app,
@@ -350,7 +374,9 @@ impl Engine {
             variant,
             priority: wishes.priority,
         };
-        let mut rest = self.step(&mut state, Event::Submit(request), &mut Outputs::new());
+        let entry = Unanswered { reply, inputs, name, purpose, arrival: now, request: request.clone() };
+        state.unanswered.insert(id, entry);
+        self.step(&mut state, Event::Submit(request), &mut Outputs::new(), &mut rest);
         drop(state);
         let brief = std::mem::take(&mut rest.brief);
         self.finish(rest);
@@ -361,7 +387,7 @@ impl Engine {
     }
 
     /// To be called without the lock.
-    fn finish(&self, rest: Rest) {
+    pub(super) fn finish(&self, rest: Rest) {
         let lanes = rest.lanes.into_iter().chain(rest.brief);
         lanes.filter_map(|unit| self.lane(unit)).for_each(Lane::wake);
         for (reply, answer) in rest.answers {
@@ -439,7 +465,8 @@ impl LaneEvents for Engine {
     }
 
     fn load_failed(&self, unit: UnitId, variant: VariantId, error: &ExecError) {
-        tracing::error!(variant = self.file(variant).name, unit = &*self.names.units[unit.index()], %error, "load failed");
+        let unit_name = Arc::clone(&self.state().names.units[unit.index()]);
+        tracing::error!(variant = self.file(variant).name, unit = &*unit_name, %error, "load failed");
         self.feed(Event::LoadFailed { variant, unit });
     }
 
@@ -454,18 +481,20 @@ impl LaneEvents for Engine {
         match (result, dispatch) {
             (Ok(output), Some(dispatch)) => {
                 completion.energy = output.energy;
-                let counters = &mut state.counters[self.model_of(dispatch.variant)];
-                counters.executions += 1;
-                counters.inferences += u64::from(dispatch.items);
+                if let Some(counters) = state.counters_of(dispatch.variant) {
+                    counters.executions += 1;
+                    counters.inferences += u64::from(dispatch.items);
+                }
                 outputs.extend(dispatch.requests.iter().copied().zip(output.requests));
             }
             (Err(error @ ExecError::Provider { .. }), Some(dispatch)) => {
-                let unit = &*self.names.units[dispatch.unit.index()];
+                let unit = &*state.names.units[dispatch.unit.index()];
                 tracing::error!(variant = self.file(dispatch.variant).name, unit, %error, "run failed");
             }
             _ => {}
         }
-        let rest = self.step(&mut state, Event::Completed(completion), &mut outputs);
+        let mut rest = Rest::default();
+        self.step(&mut state, Event::Completed(completion), &mut outputs, &mut rest);
         drop(state);
         self.finish(rest);
     }
@@ -475,15 +504,36 @@ impl LaneEvents for Engine {
     }
 }
 
-impl Engine {
-    fn model_of(&self, variant: VariantId) -> usize {
-        let mut first = 0;
-        for (model, view) in self.views.iter().enumerate() {
-            first += view.variants.len();
-            if variant.index() < first {
-                return model;
+impl State {
+    pub(super) const fn next_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request - 1)
+    }
+
+    /// Counts an answer to a client.
+    fn count(&mut self, name: usize, outcome: &Outcome, took: Nanos) {
+        let counters = &mut self.counters[name];
+        match outcome {
+            Outcome::Served(served) => {
+                counters.served += 1;
+                counters.queue = counters.queue.saturating_add(served.queue);
+                counters.compute = counters.compute.saturating_add(served.compute);
+                counters.success = counters.success.saturating_add(took);
+                counters.last_inference_ms = crate::time::unix_millis();
+                self.totals.served += 1;
+                self.totals.missed += u64::from(served.missed);
+            }
+            Outcome::Rejected { reason, .. } => {
+                counters.failed += 1;
+                *self.totals.rejected.entry(*reason).or_insert(0) += 1;
             }
         }
-        0
+    }
+
+    /// Counters of the name that a variant's model serves under.
+    fn counters_of(&mut self, variant: VariantId) -> Option<&mut ModelCounters> {
+        let model = self.core.catalog().variants.get(variant.index())?.model;
+        let name = self.name_of.get(model.index()).copied().flatten()?;
+        self.counters.get_mut(name)
     }
 }

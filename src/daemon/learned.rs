@@ -62,20 +62,18 @@ pub(super) struct LearnedStore {
     path: PathBuf,
     board: String,
     units: Vec<String>,
-    /// Hashes of the model files by variant.
-    models: Vec<String>,
 }
 
 impl LearnedStore {
     /// The store in a state directory. `board` must differ between a simulated board and a real one of the same
-    /// name; `models` are the hashes of the variants' files.
-    pub(super) fn new(state_dir: &Path, board: String, units: Vec<String>, models: Vec<String>) -> Self {
-        Self { path: state_dir.join("learned.json"), board, units, models }
+    /// name.
+    pub(super) fn new(state_dir: &Path, board: String, units: Vec<String>) -> Self {
+        Self { path: state_dir.join("learned.json"), board, units }
     }
 
-    /// What an earlier run learned of these units and models, if anything.
-    pub(super) fn load(&self) -> Option<Learned> {
-        match self.read() {
+    /// What an earlier run learned of these units and models, if anything. `models`: hashes of the files by variant.
+    pub(super) fn load(&self, models: &[String]) -> Option<Learned> {
+        match self.read(models) {
             Ok(found) => found,
             Err(problem) => {
                 let path = self.path.display();
@@ -85,7 +83,7 @@ impl LearnedStore {
         }
     }
 
-    fn read(&self) -> Result<Option<Learned>, String> {
+    fn read(&self, models: &[String]) -> Result<Option<Learned>, String> {
         let Some(record) = state_file::read::<Record>(&self.path, MAX_FILE)? else { return Ok(None) };
         if record.format != FORMAT {
             return Err(format!("`format` is {}; this program reads {FORMAT}", record.format));
@@ -93,11 +91,11 @@ impl LearnedStore {
         if record.board != self.board {
             return Err(format!("`board` is {:?}; this is {:?}", record.board, self.board));
         }
-        Ok(Some(self.by_ids(record)))
+        Ok(Some(self.by_ids(record, models)))
     }
 
     /// Entries of units that are gone and of files that changed are left out.
-    fn by_ids(&self, mut record: Record) -> Learned {
+    fn by_ids(&self, mut record: Record, models: &[String]) -> Learned {
         let mut unit_of = |name: &String| {
             let found = record.units.iter_mut().find(|unit| unit.name == *name);
             found.map(|unit| std::mem::take(&mut unit.learned)).unwrap_or_default()
@@ -107,7 +105,7 @@ impl LearnedStore {
         for pair in &record.pairs {
             let Some(unit) = self.units.iter().position(|name| *name == pair.unit) else { continue };
             // Two variants may be the same file.
-            for (variant, _) in self.models.iter().enumerate().filter(|(_, sha)| **sha == pair.model_sha256) {
+            for (variant, _) in models.iter().enumerate().filter(|(_, sha)| **sha == pair.model_sha256) {
                 pairs.push(LearnedPair {
                     variant: VariantId::at(variant),
                     unit: UnitId::at(unit),
@@ -128,16 +126,16 @@ impl LearnedStore {
         }
     }
 
-    /// Stores it, whole or not at all.
+    /// Stores it, whole or not at all. `models`: hashes of the files by variant.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn save(&self, learned: Learned) -> Result<(), LearnedError> {
+    pub(super) fn save(&self, learned: Learned, models: &[String]) -> Result<(), LearnedError> {
         let failed = |source| LearnedError { path: self.path.clone(), source };
         let named = self.units.iter().cloned().zip(learned.units);
         let pair = |pair: LearnedPair| {
             Some(NamedPair {
-                model_sha256: self.models.get(pair.variant.index())?.clone(),
+                model_sha256: models.get(pair.variant.index())?.clone(),
                 unit: self.units.get(pair.unit.index())?.clone(),
                 ln_bias: pair.ln_bias,
                 observations: pair.observations,
@@ -166,12 +164,11 @@ mod tests {
 
     fn store(folder: &Path) -> LearnedStore {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        LearnedStore::new(
-            folder,
-            "tx2-simulated".to_owned(),
-            names(&["cpu", "gpu"]),
-            names(&["aa", "bb", "aa"]),
-        )
+        LearnedStore::new(folder, "tx2-simulated".to_owned(), names(&["cpu", "gpu"]))
+    }
+
+    fn models() -> Vec<String> {
+        ["aa", "bb", "aa"].map(str::to_owned).to_vec()
     }
 
     fn learned() -> Learned {
@@ -202,20 +199,20 @@ mod tests {
     fn what_was_learned_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        assert_eq!(store.load(), None);
-        store.save(learned()).unwrap();
-        assert_eq!(store.load(), Some(learned()));
+        assert_eq!(store.load(&models()), None);
+        store.save(learned(), &models()).unwrap();
+        assert_eq!(store.load(&models()), Some(learned()));
     }
 
     #[test]
     fn entries_follow_their_names_and_files() {
         let folder = tempfile::tempdir().unwrap();
-        store(folder.path()).save(learned()).unwrap();
+        store(folder.path()).save(learned(), &models()).unwrap();
         // The units changed places, a new one came, and file `bb` is now the first and the third variant.
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (units, models) = (names(&["gpu", "npu", "cpu"]), names(&["bb", "cc", "bb"]));
-        let other = LearnedStore::new(folder.path(), "tx2-simulated".to_owned(), units, models);
-        let found = other.load().unwrap();
+        let other = LearnedStore::new(folder.path(), "tx2-simulated".to_owned(), units);
+        let found = other.load(&models).unwrap();
         assert_eq!(found.units[0], learned().units[1]);
         assert_eq!(found.units[1], LearnedUnit::default());
         assert_eq!(found.units[2], learned().units[0]);
@@ -229,7 +226,7 @@ mod tests {
     fn what_is_broken_or_foreign_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        store.save(learned()).unwrap();
+        store.save(learned(), &models()).unwrap();
         let path = folder.path().join("learned.json");
         let good = fs::read_to_string(&path).unwrap();
         for (from, to) in [
@@ -240,24 +237,24 @@ mod tests {
         ] {
             assert!(good.contains(from), "{good}");
             fs::write(&path, good.replacen(from, to, 1)).unwrap();
-            assert_eq!(store.load(), None, "{to}");
+            assert_eq!(store.load(&models()), None, "{to}");
         }
         fs::write(&path, &good[..good.len() / 2]).unwrap();
-        assert_eq!(store.load(), None);
+        assert_eq!(store.load(&models()), None);
         fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert_eq!(store.load(), None);
+        assert_eq!(store.load(&models()), None);
         fs::write(&path, good).unwrap();
-        assert_eq!(store.load(), Some(learned()));
+        assert_eq!(store.load(&models()), Some(learned()));
     }
 
     #[test]
     fn a_failed_write_leaves_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        store.save(learned()).unwrap();
+        store.save(learned(), &models()).unwrap();
         let draft = folder.path().join("learned.json").with_extension(format!("tmp{}", std::process::id()));
         fs::create_dir(&draft).unwrap();
-        assert!(store.save(Learned::default()).is_err());
-        assert_eq!(store.load(), Some(learned()));
+        assert!(store.save(Learned::default(), &models()).is_err());
+        assert_eq!(store.load(&models()), Some(learned()));
     }
 }

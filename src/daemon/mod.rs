@@ -13,7 +13,11 @@ mod backend;
 mod engine;
 mod learned;
 mod profiling;
+mod rollout;
+mod routes;
 mod setup;
+mod shelf;
+mod trials;
 mod view;
 mod workers;
 
@@ -23,14 +27,20 @@ use crate::core::Core;
 use crate::core::catalog::{ModelId, Provenance};
 use crate::core::event::Event;
 use crate::journal::{self, Recorder};
+use crate::model::ModelStore;
+use crate::model::catalog::Tables;
+use crate::model::store::LoadedModel;
+use crate::model::versions::{Home, Versions};
 use crate::observe::logging::LogHandle;
 use crate::observe::{Names, Observer};
 use crate::time::MonotonicClock;
 use crate::units::Nanos;
 use arc_swap::ArcSwap;
 use backend::Daemon;
-use engine::Engine;
+use engine::{Engine, Shown};
 use learned::LearnedStore;
+use rollout::Desk;
+use shelf::{LaidOut, Shelf};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,19 +68,19 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
     let signals = api.block_on(async { Signals::new() }).map_err(io("signals"))?;
     let board = setup::open_board(&config, &clock)?;
     let runtime = setup::open_runtime(&config)?;
-    let models = setup::open_models(&config, &board, runtime)?;
+    let shelf = Shelf::open(&config, &board, runtime)?;
+    let models = Collection::open(&config, &shelf);
     report_problems(&board, &models, &config);
     let engine = Arc::new(make_engine(&config, &models, &clock)?);
-    for (variant, unit, reason) in &models.refused {
-        let (variant, unit) =
-            (crate::core::catalog::VariantId::at(*variant), crate::core::catalog::UnitId::at(*unit));
-        engine.probes.refuse(variant, unit, reason.clone());
+    for (variant, unit, reason) in &models.laid_out.refused {
+        engine.probes.refuse(*variant, *unit, reason.clone());
     }
     let events: Arc<dyn crate::exec::lane::LaneEvents> = engine.clone();
-    let lanes = setup::start_lanes(&config, &board, &models.tables.catalog, runtime, &events, &clock)?;
+    let lanes =
+        setup::start_lanes(&config, &board, &models.laid_out.tables.catalog, runtime, &events, &clock)?;
     engine.attach_lanes(lanes);
-    let learned = Arc::new(learned_store(&config, &board, &models));
-    if let Some(learned) = learned.load() {
+    let learned = Arc::new(learned_store(&config, &board));
+    if let Some(learned) = learned.load(&engine.hashes()) {
         engine.feed(Event::Restored(Box::new(learned)));
     }
 
@@ -78,24 +88,45 @@ pub fn run(config: Config, log: &LogHandle) -> Result<(), StartError> {
         engine: Arc::clone(&engine),
         page: engine.state().observer.page(),
         fixed: fixed(&board, &models),
-        models: models.loaded.clone(),
+        rollouts: Arc::new(Desk::new(models.versions.clone())),
         config: Arc::new(ArcSwap::from_pointee(config.clone())),
     });
     let stop = Arc::new(AtomicBool::new(false));
-    let workers = start_workers(&config, &engine, board, models, &stop)?;
+    let workers = start_workers(&config, &daemon, board, (models, shelf), &stop)?;
     order_models(&config, &engine);
     keep_learned(&api, &engine, &learned);
     let served = serve(&config, &daemon, log, &api, signals);
-    shut_down(&engine, &stop, workers);
+    shut_down(&daemon, &stop, workers);
     save(&engine, &learned);
     served
 }
 
-fn learned_store(config: &Config, board: &setup::OpenBoard, models: &setup::OpenModels) -> LearnedStore {
-    let catalog = &models.tables.catalog;
-    let units = catalog.board.units.iter().map(|unit| unit.name.clone()).collect();
-    let hashes = models.tables.files.iter().map(|file| file.sha256.clone()).collect();
-    LearnedStore::new(&config.state_dir, board.identity(), units, hashes)
+/// The models, and where their versions are.
+struct Collection {
+    installed: Vec<LoadedModel>,
+    /// Those that serve, and where each is.
+    loaded: Vec<LoadedModel>,
+    homes: Vec<Home>,
+    laid_out: LaidOut,
+    versions: Versions,
+    problems: Vec<String>,
+}
+
+impl Collection {
+    fn open(config: &Config, shelf: &Shelf) -> Self {
+        let store = ModelStore::new(config.models.rules.clone());
+        let (installed, found) = store.open(&config.models.dirs);
+        let (versions, left) = Versions::open(&config.state_dir.join("versions"), store);
+        let (loaded, homes, failed) = rollout::in_force(&installed, &versions);
+        let problems = found.iter().map(ToString::to_string).chain(left).chain(failed).collect();
+        let laid_out = shelf.lay_out(&loaded, (0, 0));
+        Self { installed, loaded, homes, laid_out, versions, problems }
+    }
+}
+
+fn learned_store(config: &Config, board: &setup::OpenBoard) -> LearnedStore {
+    let units = board.board.units.iter().map(|unit| unit.name.clone()).collect();
+    LearnedStore::new(&config.state_dir, board.identity(), units)
 }
 
 /// Writes down from time to time what was learned: a power loss must not cost days of it.
@@ -112,7 +143,7 @@ fn keep_learned(runtime: &tokio::runtime::Runtime, engine: &Arc<Engine>, store: 
 
 fn save(engine: &Engine, store: &LearnedStore) {
     let learned = engine.state().core.estimates().learned();
-    if let Err(error) = store.save(learned) {
+    if let Err(error) = store.save(learned, &engine.hashes()) {
         tracing::warn!(%error, "what was learned is not stored");
     }
 }
@@ -124,12 +155,12 @@ fn make_folder(path: &Path) -> Result<(), StartError> {
 
 fn make_engine(
     config: &Config,
-    models: &setup::OpenModels,
+    models: &Collection,
     clock: &Arc<dyn crate::time::Clock>,
 ) -> Result<Engine, StartError> {
-    let catalog = models.tables.catalog.clone();
+    let Tables { catalog, files, views } = models.laid_out.tables.clone();
     let now = clock.now();
-    let versions: Vec<String> = models.tables.views.iter().map(|view| view.version.clone()).collect();
+    let versions: Vec<String> = views.iter().map(|view| view.version.clone()).collect();
     let classes: Vec<String> = config.budgets.classes.iter().map(|class| class.name.clone()).collect();
     let observer = Observer::new(Names::new(&catalog, &versions, &classes));
     let recorder = match &config.journal {
@@ -142,20 +173,21 @@ fn make_engine(
         }
     };
     let core = Core::new(catalog, config.budgets.clone(), now);
-    let (files, views) = (models.tables.files.clone(), models.tables.views.clone());
-    Ok(Engine::new(core, observer, recorder, files, views, Arc::clone(clock)))
+    let loaded = models.loaded.iter().cloned().map(Arc::new).collect();
+    let shown = Shown { views: Arc::new(views), loaded };
+    Ok(Engine::new(core, observer, recorder, files, shown, Arc::clone(clock)))
 }
 
-fn fixed(board: &setup::OpenBoard, models: &setup::OpenModels) -> view::Fixed {
+fn fixed(board: &setup::OpenBoard, models: &Collection) -> view::Fixed {
     view::Fixed {
         board: board.status.clone(),
         missing: board.missing.clone(),
-        problems: models.problems.iter().map(ToString::to_string).collect(),
+        problems: models.problems.clone(),
         panel: Arc::clone(&board.panel),
     }
 }
 
-fn report_problems(board: &setup::OpenBoard, models: &setup::OpenModels, config: &Config) {
+fn report_problems(board: &setup::OpenBoard, models: &Collection, config: &Config) {
     tracing::info!(
         board = board.spec.name,
         simulated = board.status.simulated,
@@ -173,6 +205,7 @@ fn report_problems(board: &setup::OpenBoard, models: &setup::OpenModels, config:
 
 /// The daemon's threads, in the order in which they are to be joined.
 struct Workers {
+    rollouts: JoinHandle<()>,
     profiler: JoinHandle<()>,
     sensors: JoinHandle<()>,
     timer: JoinHandle<()>,
@@ -183,20 +216,32 @@ struct Workers {
 
 fn start_workers(
     config: &Config,
-    engine: &Arc<Engine>,
+    daemon: &Daemon,
     board: setup::OpenBoard,
-    models: setup::OpenModels,
+    (models, shelf): (Collection, Shelf),
     stop: &Arc<AtomicBool>,
 ) -> Result<Workers, StartError> {
+    let engine = &daemon.engine;
     let failed = |source| StartError::Io { what: "starting a thread".to_owned(), source };
     let setup::OpenBoard { mut telemetry, actuator, state, panel, .. } = board;
     // One sweep before the first request: the core begins with knowledge.
     engine.feed(Event::Sampled(telemetry.sample()));
     let background = profiling::Background {
-        samples: setup::samples(&models.loaded, config.profile.check_items),
-        store: models.store,
-        keys: models.keys,
+        samples: models.laid_out.samples,
+        store: shelf.profiles.clone(),
+        keys: models.laid_out.keys,
         next_probe: 0,
+    };
+    let named = models.loaded.iter().zip(models.homes).enumerate();
+    let rollouts = rollout::Rollouts {
+        engine: Arc::clone(engine),
+        desk: Arc::clone(&daemon.rollouts),
+        config: Arc::clone(&daemon.config),
+        versions: models.versions,
+        shelf,
+        known: named.map(|(i, (model, home))| ((model.name.clone(), home), ModelId::at(i))).collect(),
+        installed: models.installed,
+        trials: Vec::new(),
     };
     let (period, stop) = (config.board.sample_period, Arc::clone(stop));
     let of = |_: ()| Arc::clone(engine);
@@ -210,13 +255,15 @@ fn start_workers(
         })
         .map_err(failed)?,
         profiler: workers::spawn("wattd-profiler", move || background.run(&d)).map_err(failed)?,
+        rollouts: workers::spawn("wattd-rollouts", move || rollouts.run()).map_err(failed)?,
     })
 }
 
 /// Brings in the models that are to be resident from the start, and profiles what has no profile.
 fn order_models(config: &Config, engine: &Engine) {
     let wanted = |name: &String| config.models.load.contains(name);
-    for (index, view) in engine.views.iter().enumerate() {
+    let views = Arc::clone(&engine.shown.load().views);
+    for (index, view) in views.iter().enumerate() {
         if wanted(&view.name) {
             engine.feed(Event::Retain { model: ModelId::at(index), resident: true });
         }
@@ -224,7 +271,7 @@ fn order_models(config: &Config, engine: &Engine) {
     if !config.profile.on_start {
         return;
     }
-    for model in 0..engine.views.len() {
+    for model in 0..views.len() {
         let unmeasured = {
             let state = engine.state();
             let catalog = state.core.catalog();
@@ -289,7 +336,7 @@ fn serve(
         let tcp = bound.tcp_address().map(|address| address.to_string());
         let server = tokio::spawn(api::serve_bound(bound, options, backend, until(stopped)));
         let socket = config.socket.path.display();
-        tracing::info!(%socket, tcp, models = daemon.models.len(), "serving");
+        tracing::info!(%socket, tcp, models = daemon.engine.shown.load().views.len(), "serving");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         signals.handle(daemon, log).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -386,14 +433,22 @@ async fn drain(engine: &Engine) {
     }
 }
 
-fn shut_down(engine: &Arc<Engine>, stop: &AtomicBool, workers: Workers) {
+fn shut_down(daemon: &Daemon, stop: &AtomicBool, workers: Workers) {
+    let engine = &daemon.engine;
     stop.store(true, Ordering::Relaxed);
+    daemon.rollouts.end();
     engine.probes.end();
     engine.end_lanes();
     engine.end();
-    let Workers { profiler, sensors, timer, clocks, state: _state } = workers;
-    for (name, worker) in [("clocks", clocks), ("timer", timer), ("sensors", sensors), ("profiler", profiler)]
-    {
+    let Workers { rollouts, profiler, sensors, timer, clocks, state: _state } = workers;
+    let all = [
+        ("rollouts", rollouts),
+        ("clocks", clocks),
+        ("timer", timer),
+        ("sensors", sensors),
+        ("profiler", profiler),
+    ];
+    for (name, worker) in all {
         if worker.join().is_err() {
             tracing::error!(name, "a thread ended in a panic");
         }

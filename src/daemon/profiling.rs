@@ -37,6 +37,8 @@ struct Desk {
     report: Option<ProbeReport>,
     reasons: BTreeMap<(VariantId, UnitId), String>,
     busy: BTreeSet<ModelId>,
+    /// Models that came, in the order of their ids, until the profiler takes them over.
+    additions: Vec<(Option<ModelSamples>, Vec<Vec<ProfileKey>>)>,
     ending: bool,
 }
 
@@ -69,6 +71,11 @@ impl ProbeDesk {
 
     pub(super) fn refuse(&self, variant: VariantId, unit: UnitId, reason: String) {
         self.desk().reasons.insert((variant, unit), reason);
+    }
+
+    /// Takes in a model that came: its samples, and the keys of its profiles by variant and unit.
+    pub(super) fn take_in(&self, samples: Option<ModelSamples>, keys: Vec<Vec<ProfileKey>>) {
+        self.desk().additions.push((samples, keys));
     }
 
     /// A lane's report.
@@ -155,6 +162,10 @@ impl Background {
     /// Works off jobs until the end.
     pub(super) fn run(mut self, engine: &Engine) {
         while let Some((model, anew)) = engine.probes.next_job() {
+            for (samples, keys) in std::mem::take(&mut engine.probes.desk().additions) {
+                self.samples.push(samples);
+                self.keys.extend(keys);
+            }
             self.profile_model(engine, model, anew);
             engine.probes.finished(model);
         }
@@ -269,7 +280,7 @@ impl Background {
         });
         let model = catalog.variants[variant.index()].model;
         let subject = Subject {
-            variant: engine.file(variant).clone(),
+            variant: engine.file(variant),
             max_batch: catalog.models[model.index()].max_batch,
             busy_power: spec.busy_power,
             prior: profile

@@ -1,6 +1,5 @@
 //! From the configuration to the parts: board, models, runtime, lanes.
 
-use super::profiling::ModelSamples;
 use crate::board::panel::Panel;
 use crate::board::restore::RestoreError;
 use crate::board::restore::journal::StateLock;
@@ -9,17 +8,14 @@ use crate::board::sim::{Accelerator, PlantSpec, PlantSpecError, Script, ScriptEr
 use crate::board::sysfs::{BoardError, Roots, Sampler, SysfsBoard};
 use crate::board::{Actuator, BoardSpec, SpecError, Telemetry};
 use crate::config::{Config, Simulation};
-use crate::core::catalog::{Board, Catalog, Provenance, UnitId};
+use crate::core::catalog::{Board, Catalog, UnitId};
 use crate::ctl::status::BoardStatus;
 use crate::exec::Executor;
 use crate::exec::cache::GraphCache;
 use crate::exec::lane::{BoxError, Lane, LaneError, LaneEvents};
 use crate::exec::ort::{ExecUnit, LibraryCandidates, OrtExecutor, OrtRuntime, OrtSettings, RuntimeError};
-use crate::exec::profile::{ProfileKey, ProfileStore, StoreError};
+use crate::exec::profile::StoreError;
 use crate::exec::sim::SimExecutor;
-use crate::model::catalog::{Known, Tables, assemble};
-use crate::model::sample::Sample;
-use crate::model::store::{LoadedModel, ModelProblem, ModelStore};
 use crate::time::Clock;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -187,86 +183,6 @@ fn read_script(path: &Path, plant: &PlantSpec) -> Result<Script, StartError> {
 pub(super) fn open_runtime(config: &Config) -> Result<&'static OrtRuntime, StartError> {
     let candidates = LibraryCandidates::installed(config.runtime.library.clone());
     Ok(OrtRuntime::init(&candidates)?)
-}
-
-/// The models with their tables, profiles from earlier runs filled in.
-pub(super) struct OpenModels {
-    pub(super) loaded: Vec<LoadedModel>,
-    pub(super) problems: Vec<ModelProblem>,
-    pub(super) tables: Tables,
-    pub(super) keys: Vec<Vec<ProfileKey>>,
-    pub(super) store: ProfileStore,
-    /// Refusals of earlier runs: variant, unit, reason.
-    pub(super) refused: Vec<(usize, usize, String)>,
-}
-
-/// Reads the model folders and what was measured of them before.
-pub(super) fn open_models(
-    config: &Config,
-    board: &OpenBoard,
-    runtime: &OrtRuntime,
-) -> Result<OpenModels, StartError> {
-    let (loaded, problems) = ModelStore::open(&config.models.dirs);
-    let store = ProfileStore::open(&config.state_dir.join("profiles"))?;
-    let key = |sha256: &str, unit: usize| {
-        let spec = &board.spec.units[unit];
-        ProfileKey {
-            model_sha256: sha256.to_owned(),
-            unit: spec.name.clone(),
-            board: board.identity(),
-            runtime: runtime.version().to_owned(),
-            provider: spec.provider.clone(),
-            threads: spec.threads,
-        }
-    };
-    let unit_index = |name: &str| board.board.units.iter().position(|unit| unit.name == name);
-    let mut tables = assemble(&loaded, &board.board, &|_, spec, unit| {
-        let known = unit_index(&unit.name).and_then(|unit| store.get(&key(&spec.sha256, unit)));
-        match known {
-            None => Known::Nothing,
-            Some(Ok(profile)) => Known::Profile(profile),
-            Some(Err(_)) => Known::Unfit,
-        }
-    });
-    scale_guesses(&mut tables.catalog, board.work_scale);
-    let units = 0..board.board.units.len();
-    let keys: Vec<Vec<ProfileKey>> =
-        tables.files.iter().map(|file| units.clone().map(|unit| key(&file.sha256, unit)).collect()).collect();
-    let mut refused = Vec::new();
-    for (variant, row) in keys.iter().enumerate() {
-        for (unit, key) in row.iter().enumerate() {
-            let allowed = tables.catalog.variants[variant].profiles[unit].is_none();
-            if let (true, Some(Err(reason))) = (allowed, store.get(key)) {
-                refused.push((variant, unit, reason));
-            }
-        }
-    }
-    Ok(OpenModels { loaded, problems, tables, keys, store, refused })
-}
-
-/// What was never measured is guessed from the manifest's work, of which a simulated board may make more.
-fn scale_guesses(catalog: &mut Catalog, work_scale: f64) {
-    let profiles = catalog.variants.iter_mut().flat_map(|variant| variant.profiles.iter_mut().flatten());
-    for profile in profiles.filter(|profile| profile.latency_source == Provenance::Conservative) {
-        profile.latency.compute_s_ghz *= work_scale;
-        profile.latency.memory_s *= work_scale;
-    }
-}
-
-/// One-item samples per model, for the profiler.
-pub(super) fn samples(loaded: &[LoadedModel], check_items: u32) -> Vec<Option<ModelSamples>> {
-    let of = |model: &LoadedModel| match Sample::read(model) {
-        Ok(Some(sample)) => {
-            let count = sample.len().min(check_items as usize);
-            Some(ModelSamples { samples: (0..count).map(|item| sample.items(item..item + 1)).collect() })
-        }
-        Ok(None) => None,
-        Err(problem) => {
-            tracing::warn!(%problem, "the sample cannot be read: the model is not profiled");
-            None
-        }
-    };
-    loaded.iter().map(of).collect()
 }
 
 /// Starts a lane per unit.

@@ -1,6 +1,6 @@
 //! What the daemon shows of itself: status, models, budgets.
 
-use super::engine::{Engine, State};
+use super::engine::{Engine, Shown, State};
 use crate::board::panel::Panel;
 use crate::core::catalog::{Catalog, DomainId, Provenance, UnitId, VariantId};
 use crate::core::estimate::Report;
@@ -13,7 +13,6 @@ use crate::ctl::status::{
     EstimatorStatus, MemoryStatus, ModelStatus, Models, PressureStatus, QueueStatus, RailStatus, Status,
     UnitStatus, VariantOnUnit, VariantState, VariantStatus, ZoneStatus,
 };
-use crate::model::store::LoadedModel;
 use crate::units::{Kilohertz, Microjoules};
 use std::sync::Arc;
 
@@ -117,21 +116,24 @@ impl Engine {
     }
 
     /// The models document.
-    pub(super) fn models_document(&self, loaded: &[LoadedModel]) -> Models {
+    pub(super) fn models_document(&self) -> Models {
         let state = self.state();
+        let shown = self.shown.load();
+        let Shown { views, loaded } = &**shown;
         let models = loaded.iter().enumerate().map(|(index, model)| {
             let catalog = state.core.catalog();
-            let ids = &catalog.models[index].variants;
+            let serving = state.routes[index].serving;
+            let ids = &catalog.models[serving.index()].variants;
             let manifest = model.manifest.as_ref();
             ModelStatus {
                 name: model.name.clone(),
-                version: self.views[index].version.clone(),
+                version: views[index].version.clone(),
                 description: manifest.map(|manifest| manifest.description.clone()).unwrap_or_default(),
                 folder: Some(model.folder.clone()),
-                max_batch: self.views[index].max_batch,
+                max_batch: views[index].max_batch,
                 metric: manifest.map(|manifest| manifest.accuracy_metric.clone()).unwrap_or_default(),
-                inputs: self.views[index].inputs.to_vec(),
-                outputs: self.views[index].outputs.to_vec(),
+                inputs: views[index].inputs.to_vec(),
+                outputs: views[index].outputs.to_vec(),
                 variants: model
                     .variants()
                     .iter()
@@ -148,8 +150,8 @@ impl Engine {
                             .collect(),
                     })
                     .collect(),
-                problem: self.views[index].unavailable.clone(),
-                profiling: self.probes.is_busy(crate::core::catalog::ModelId::at(index)),
+                problem: views[index].unavailable.clone(),
+                profiling: self.probes.is_busy(serving),
             }
         });
         Models { models: models.collect() }

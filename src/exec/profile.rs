@@ -10,7 +10,7 @@
 mod compare;
 mod store;
 
-pub use compare::{Expectation, ExpectationSource, Unfit, compare};
+pub use compare::{Comparison, Expectation, ExpectationSource, Unfit, compare};
 pub use store::{ProfileKey, ProfileStore, StoreError};
 
 use crate::core::catalog::{PowerModel, Profile, Provenance, Roofline};
@@ -235,6 +235,7 @@ impl Profiler {
         self.probes.push(Probe { clock, memory_share, items, latency });
         for (outputs, &sample) in run.outputs.into_iter().zip(samples) {
             let expected = self.expected.as_ref().and_then(|expected| expected.outputs.get(sample));
+            let expected = expected.map(Vec::as_slice);
             if let Err(unfit) = compare::check_one(&self.subject.variant.outputs, &outputs, expected) {
                 self.ended.get_or_insert(Ended::Unfit(unfit));
             }

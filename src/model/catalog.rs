@@ -30,20 +30,22 @@ pub struct Tables {
     pub views: Vec<ModelView>,
 }
 
-/// Lays out the tables for a board. `known` is asked for every variant and every unit that it may run on.
+/// Lays out the tables for a board. `known` is asked for every variant and every unit that it may run on. `first`: the
+/// ids that the first model and the first variant get; where they are not 0, the tables go on with others.
 #[must_use]
 pub fn assemble(
     models: &[LoadedModel],
     board: &Board,
+    first: (usize, usize),
     known: &dyn Fn(&LoadedModel, &VariantSpec, &Unit) -> Known,
 ) -> Tables {
     let catalog = Catalog { board: board.clone(), models: Vec::new(), variants: Vec::new() };
     let mut tables = Tables { catalog, files: Vec::new(), views: Vec::new() };
     for (index, model) in models.iter().enumerate() {
-        let id = ModelId::at(index);
+        let id = ModelId::at(first.0 + index);
         let mut variants = Vec::new();
         for spec in model.variants() {
-            let variant = VariantId::at(tables.files.len());
+            let variant = VariantId::at(first.1 + tables.files.len());
             variants.push(variant);
             let profiles = board.units.iter().map(|unit| profile(model, spec, unit, known)).collect();
             let (name, accuracy) = (spec.name.clone(), spec.accuracy);
@@ -141,10 +143,14 @@ mod tests {
     fn tables_agree_and_kinds_decide_where_a_variant_may_run() {
         let dir = store();
         let (models, _) = open(dir.path());
-        let tables =
-            assemble(&models, &board(&[UnitKind::Cpu, UnitKind::Gpu, UnitKind::Npu]), &|_, spec, unit| {
+        let tables = assemble(
+            &models,
+            &board(&[UnitKind::Cpu, UnitKind::Gpu, UnitKind::Npu]),
+            (0, 0),
+            &|_, spec, unit| {
                 if spec.name == "small" && unit.kind == UnitKind::Npu { Known::Unfit } else { Known::Nothing }
-            });
+            },
+        );
         let runs =
             |v: usize| tables.catalog.variants[v].profiles.iter().map(Option::is_some).collect::<Vec<_>>();
         assert_eq!(runs(0), [true, true, false], "big: cpu, gpu");
@@ -168,7 +174,7 @@ mod tests {
         std::fs::create_dir(&broken).unwrap();
         std::fs::write(broken.join("model.toml"), "x").unwrap();
         let (models, _) = open(dir.path());
-        let tables = assemble(&models, &board(&[]), &|_, _, _| Known::Nothing);
+        let tables = assemble(&models, &board(&[]), (0, 0), &|_, _, _| Known::Nothing);
         assert!(tables.views[0].unavailable.as_ref().unwrap().contains("a-broken/model.toml:1"));
         assert!(tables.catalog.models[0].variants.is_empty());
         assert!(tables.views[1].unavailable.as_ref().unwrap().contains("unit of board `bench`"));

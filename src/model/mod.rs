@@ -8,9 +8,12 @@ pub mod manifest;
 pub mod npy;
 pub mod sample;
 pub mod score;
+pub mod signature;
 pub mod store;
+pub mod versions;
 
 pub use catalog::{Known, Tables, assemble};
 pub use sample::Sample;
 pub use score::Score;
-pub use store::{LoadedModel, ModelProblem, ModelStore};
+pub use store::{LoadedModel, ModelProblem, ModelStore, Rules};
+pub use versions::Versions;

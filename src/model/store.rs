@@ -4,7 +4,10 @@
 //! stays visible with the reason, so that a client who asks for it learns more than "not found".
 
 use super::manifest::{self, Manifest, VariantSpec};
+use super::signature;
 use crate::config::document::{Problem, open_regular, read_text};
+use crate::units::Bytes;
+use minisign_verify::PublicKey;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::io::Read as _;
@@ -12,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Name of the manifest in a model folder.
 pub const MANIFEST: &str = "model.toml";
-/// Longest manifest, bytes.
-const MAX_MANIFEST_BYTES: u64 = 1 << 18;
 /// Most models in a store.
 const MAX_MODELS: usize = 256;
 /// Most entries of a directory that are looked at.
@@ -63,25 +64,66 @@ impl LoadedModel {
     }
 }
 
+/// What model folders are held to beyond what their manifests say. Without keys no signature is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Keys one of which must have signed the manifest.
+    pub keys: Vec<PublicKey>,
+    /// Longest manifest.
+    pub max_manifest: Bytes,
+    /// Largest file of a variant.
+    pub max_file: Bytes,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { keys: Vec::new(), max_manifest: Bytes(256_000), max_file: Bytes(2_048_000_000) }
+    }
+}
+
 /// Reads model folders.
-#[derive(Debug)]
-pub struct ModelStore;
+#[derive(Debug, Clone, Default)]
+pub struct ModelStore {
+    rules: Rules,
+}
 
 impl ModelStore {
+    /// A store that holds folders to these rules.
+    #[must_use]
+    pub const fn new(rules: Rules) -> Self {
+        Self { rules }
+    }
+
     /// Reads and verifies all model folders below `dirs`, in the order of the directories and then of
     /// names. Of two models with one name the first counts. Reads every variant file once, for its hash.
     #[must_use]
-    pub fn open(dirs: &[PathBuf]) -> (Vec<LoadedModel>, Vec<ModelProblem>) {
+    pub fn open(&self, dirs: &[PathBuf]) -> (Vec<LoadedModel>, Vec<ModelProblem>) {
         let (mut models, mut problems) = (Vec::new(), Vec::new());
         for dir in dirs {
             match folders(dir) {
-                Ok(folders) => folders.iter().for_each(|folder| add(folder, &mut models, &mut problems)),
+                Ok(folders) => {
+                    folders
+                        .iter()
+                        .for_each(|folder| add(self.read(folder), folder, &mut models, &mut problems));
+                }
                 Err(problem) => {
                     problems.push(ModelProblem { model: String::new(), variant: None, problem });
                 }
             }
         }
         (models, problems)
+    }
+
+    /// What folders are held to.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Reads and verifies one model folder.
+    #[must_use]
+    pub fn read(&self, folder: &Path) -> (LoadedModel, Vec<ModelProblem>) {
+        read(folder, &self.rules)
     }
 }
 
@@ -101,8 +143,12 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(folders)
 }
 
-fn add(folder: &Path, models: &mut Vec<LoadedModel>, problems: &mut Vec<ModelProblem>) {
-    let (model, found) = read(folder);
+fn add(
+    (model, found): (LoadedModel, Vec<ModelProblem>),
+    folder: &Path,
+    models: &mut Vec<LoadedModel>,
+    problems: &mut Vec<ModelProblem>,
+) {
     let earlier = models.iter().find(|other| other.name == model.name);
     problems.extend(found);
     let refusal = match earlier {
@@ -124,16 +170,26 @@ fn add(folder: &Path, models: &mut Vec<LoadedModel>, problems: &mut Vec<ModelPro
     }
 }
 
-fn read(folder: &Path) -> (LoadedModel, Vec<ModelProblem>) {
+/// The text of a folder's manifest, which is inside the folder and signed if it must be.
+fn manifest_text(folder: &Path, file: &Path, rules: &Rules) -> Result<(PathBuf, String), Problem> {
+    let fault = |message: String| Problem::of_file(file, message);
+    let real = folder.canonicalize().map_err(|e| Problem::of_file(folder, format!("cannot be read: {e}")))?;
+    let target = file.canonicalize().map_err(|e| fault(format!("cannot be read: {e}")))?;
+    if !target.starts_with(&real) {
+        return Err(fault(format!("leads to {}: must stay in the model's folder", target.display())));
+    }
+    let text = read_text(file, rules.max_manifest.0)?;
+    if !rules.keys.is_empty() {
+        signature::check(folder, &text, &rules.keys)?;
+    }
+    Ok((real, text))
+}
+
+fn read(folder: &Path, rules: &Rules) -> (LoadedModel, Vec<ModelProblem>) {
     let file = folder.join(MANIFEST);
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let parsed = match (folder.canonicalize(), read_text(&file, MAX_MANIFEST_BYTES)) {
-        (Ok(folder), Ok(text)) => Ok((folder, manifest::parse(&file, &text))),
-        (Err(e), _) => Err(Problem::of_file(folder, format!("cannot be read: {e}"))),
-        (_, Err(problem)) => Err(problem),
-    };
-    let (folder, parsed) = match parsed {
-        Ok(parsed) => parsed,
+    let (folder, parsed) = match manifest_text(folder, &file, rules) {
+        Ok((folder, text)) => (folder, manifest::parse(&file, &text)),
         Err(problem) => {
             let unavailable = Some(problem.to_string());
             let model =
@@ -149,7 +205,7 @@ fn read(folder: &Path) -> (LoadedModel, Vec<ModelProblem>) {
     let mut problems: Vec<ModelProblem> = parsed.problems.into_iter().map(named).collect();
     let mut manifest = parsed.manifest;
     if let Some(manifest) = &mut manifest {
-        manifest.variants.retain(|variant| match verify(&file, &folder, variant) {
+        manifest.variants.retain(|variant| match verify(&file, &folder, variant, rules) {
             Ok(()) => true,
             Err(problem) => {
                 let variant = Some(variant.name.clone());
@@ -173,8 +229,8 @@ fn variant_of(key: &str, manifest: Option<&Manifest>) -> Option<String> {
     Some(found.map_or_else(|| index.to_string(), |variant| variant.name.clone()))
 }
 
-/// The file is inside the folder, of the size and with the hash that the manifest says.
-fn verify(manifest: &Path, folder: &Path, variant: &VariantSpec) -> Result<(), Problem> {
+/// The file is inside the folder, not too large, of the size and with the hash that the manifest says.
+fn verify(manifest: &Path, folder: &Path, variant: &VariantSpec, rules: &Rules) -> Result<(), Problem> {
     let fault = |key: &str, value: String, message: String| Problem {
         file: manifest.to_owned(),
         line: variant.lines.get(key).copied(),
@@ -183,6 +239,10 @@ fn verify(manifest: &Path, folder: &Path, variant: &VariantSpec) -> Result<(), P
         message: format!("{} ({message})", variant.name),
     };
     let bad_file = |message: String| fault("file", format!("\"{}\"", variant.file.display()), message);
+    if variant.bytes > rules.max_file {
+        let message = format!("more than [models] max_file_mb allows: {} bytes", rules.max_file.0);
+        return Err(fault("bytes", variant.bytes.0.to_string(), message));
+    }
     let path = folder.join(&variant.file);
     let real =
         path.canonicalize().map_err(|e| bad_file(format!("{e}: must be a file beside the manifest")))?;
@@ -235,7 +295,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn open(dir: &Path) -> (Vec<LoadedModel>, Vec<String>) {
-        let (models, problems) = ModelStore::open(&[dir.to_owned()]);
+        let (models, problems) = ModelStore::default().open(&[dir.to_owned()]);
         (models, problems.iter().map(ToString::to_string).collect())
     }
 
@@ -340,7 +400,8 @@ pub(crate) mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_a_problem_not_an_end() {
         let dir = store();
-        let (models, problems) = ModelStore::open(&[dir.path().join("nowhere"), dir.path().to_owned()]);
+        let (models, problems) =
+            ModelStore::default().open(&[dir.path().join("nowhere"), dir.path().to_owned()]);
         assert_eq!(models.len(), 1);
         assert!(problems[0].to_string().contains("nowhere: cannot be read"), "{problems:?}");
     }

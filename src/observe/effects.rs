@@ -3,15 +3,17 @@
 //! Handles are looked up by index and registered at their first use, so that a request costs a few atomic
 //! operations and no formatting, and the page has no series that never happened.
 
+use super::labels::Names;
 use super::metrics::{Page, Registry};
 use super::names::Metric;
 use super::notes;
-use crate::core::catalog::{Catalog, Provenance, UnitId, VariantId};
+use crate::core::catalog::{Provenance, UnitId, VariantId};
 use crate::core::estimate::Report;
 use crate::core::event::{
     AppId, Applied, BatchFailure, BatchId, ClassId, Completion, Dispatch, Effect, Event, Note, Outcome,
     Readings, Rejection, Request, RequestId, SensorFault, Served,
 };
+use crate::core::rollout::{self, Stage, Step};
 use crate::core::thermal::Regime;
 use crate::time::Timestamp;
 use crate::units::{Bytes, Microjoules, Nanos};
@@ -93,88 +95,6 @@ struct DomainSeries {
     clock: Gauge,
     min: Gauge,
     max: Gauge,
-}
-
-/// Names behind the ids, for labels and logs.
-#[derive(Debug, Clone)]
-pub struct Names {
-    /// Models with their versions.
-    pub models: Vec<(String, String)>,
-    /// Variants, each with the index of its model.
-    pub variants: Vec<(String, usize)>,
-    /// Units.
-    pub units: Vec<String>,
-    /// Clock domains.
-    pub domains: Vec<String>,
-    /// Thermal zones.
-    pub zones: Vec<String>,
-    /// Power rails.
-    pub rails: Vec<String>,
-    /// Classes.
-    pub classes: Vec<String>,
-    /// The board.
-    pub board: String,
-}
-
-impl Names {
-    /// The names in a catalogue; `versions` by model, `classes` by class.
-    #[must_use]
-    pub fn new(catalog: &Catalog, versions: &[String], classes: &[String]) -> Self {
-        let version = |i: usize| versions.get(i).cloned().unwrap_or_default();
-        let models = catalog.models.iter().enumerate();
-        Self {
-            models: models.map(|(i, model)| (model.name.clone(), version(i))).collect(),
-            variants: catalog.variants.iter().map(|v| (v.name.clone(), v.model.index())).collect(),
-            units: catalog.board.units.iter().map(|unit| unit.name.clone()).collect(),
-            domains: catalog.board.domains.iter().map(|domain| domain.name.clone()).collect(),
-            zones: catalog.board.zones.iter().map(|zone| zone.name.clone()).collect(),
-            rails: catalog.board.rails.iter().map(|rail| rail.name.clone()).collect(),
-            classes: classes.to_vec(),
-            board: catalog.board.name.clone(),
-        }
-    }
-
-    fn at(list: &[String], index: usize) -> &str {
-        list.get(index).map_or("unknown", String::as_str)
-    }
-
-    /// Name of a model.
-    #[must_use]
-    pub fn model(&self, index: usize) -> &str {
-        self.models.get(index).map_or("unknown", |(name, _)| name)
-    }
-
-    /// Names of a variant's model, of the variant and of a unit.
-    #[must_use]
-    pub fn run(&self, variant: VariantId, unit: UnitId) -> [&str; 3] {
-        let (name, model) =
-            self.variants.get(variant.index()).map_or(("unknown", usize::MAX), |(n, m)| (n, *m));
-        [self.model(model), name, Self::at(&self.units, unit.index())]
-    }
-
-    /// Name of a class.
-    #[must_use]
-    pub fn class(&self, class: ClassId) -> &str {
-        Self::at(&self.classes, usize::from(class.0))
-    }
-
-    /// Name of a clock domain.
-    #[must_use]
-    pub fn domain(&self, index: usize) -> &str {
-        Self::at(&self.domains, index)
-    }
-
-    /// Name of a thermal zone.
-    #[must_use]
-    pub fn zone(&self, index: usize) -> &str {
-        Self::at(&self.zones, index)
-    }
-
-    /// Name of a power rail.
-    #[must_use]
-    pub fn rail(&self, index: usize) -> &str {
-        Self::at(&self.rails, index)
-    }
 }
 
 /// Watches what goes into the core and what comes out. Owned by the thread that owns the core.
@@ -311,7 +231,7 @@ impl Observer {
             Event::LoadFailed { variant, unit } => self.load_result(*variant, *unit, "failed"),
             Event::Unloaded { variant, unit } => {
                 self.footprints.remove(&(*variant, *unit));
-                self.residency(*variant, *unit, false);
+                self.residency(*variant, *unit);
                 self.load_result(*variant, *unit, "unloaded");
             }
             Event::Sampled(readings) => self.sampled(readings),
@@ -327,8 +247,11 @@ impl Observer {
                 self.names.classes = budgets.classes.iter().map(|class| class.name.clone()).collect();
                 self.classes = Lazy::new();
             }
+            // What serves next is named before anything is said of it.
+            Event::Extended(addition) => self.names.extend(addition),
             Event::Cancel(_)
             | Event::Retain { .. }
+            | Event::Rollout(_)
             | Event::Profiled { .. }
             | Event::Restored(_)
             | Event::Hold { .. }
@@ -362,6 +285,7 @@ impl Observer {
                 let run = self.names.run(*variant, *unit);
                 self.registry.counter(Metric::Preemptions, &run).increment(1);
             }
+            Effect::Note(Note::Rollout(step)) => self.rolled(step),
             Effect::Note(Note::Quarantined { .. })
             | Effect::Abort(_)
             | Effect::Load { .. }
@@ -448,15 +372,26 @@ impl Observer {
 
     fn loaded(&mut self, variant: VariantId, unit: UnitId, footprint: Bytes) {
         self.footprints.insert((variant, unit), footprint);
-        self.residency(variant, unit, true);
+        self.residency(variant, unit);
         self.load_result(variant, unit, "loaded");
     }
 
-    fn residency(&self, variant: VariantId, unit: UnitId, resident: bool) {
-        let gauge = self.registry.gauge(Metric::Resident, &self.names.run(variant, unit));
-        gauge.set(f64::from(u8::from(resident)));
+    fn residency(&self, variant: VariantId, unit: UnitId) {
+        let names = self.names.run(variant, unit);
+        // Two versions of a model may have variants of one name.
+        let resident = self.footprints.keys().any(|(variant, unit)| self.names.run(*variant, *unit) == names);
+        self.registry.gauge(Metric::Resident, &names).set(f64::from(u8::from(resident)));
         let total = self.footprints.values().fold(Bytes::ZERO, |sum, bytes| sum.saturating_add(*bytes));
         self.registry.gauge(Metric::ResidentBytes, &[]).set(total.as_f64());
+    }
+
+    fn rolled(&self, step: &Step) {
+        let (model, version) = self.names.versioned(step.version.index());
+        for stage in Stage::ALL {
+            let here = f64::from(u8::from(stage == step.stage));
+            self.registry.gauge(Metric::RolloutStage, &[model, stage.name()]).set(here);
+        }
+        self.registry.counter(Metric::RolloutSteps, &[model, version, step.stage.name()]).increment(1);
     }
 
     fn load_result(&self, variant: VariantId, unit: UnitId, result: &str) {
@@ -551,7 +486,7 @@ impl Observer {
     fn triton_series(&mut self, model: usize) -> &TritonSeries {
         let (registry, names) = (&self.registry, &self.names);
         self.triton.get(model, || {
-            let (name, version) = names.models.get(model).map_or(("unknown", ""), |(n, v)| (n, v));
+            let (name, version) = names.versioned(model);
             let counter = |metric| registry.counter(metric, &[name, version]);
             TritonSeries {
                 success: counter(Metric::NvSuccess),
@@ -574,9 +509,10 @@ impl Observer {
         if full && !self.apps.contains_key(&app) {
             return self.other_apps.get_or_insert_with(|| register("other"));
         }
-        self.apps.entry(app).or_insert_with(|| {
-            let tcp = app == crate::api::backend::Peer::TCP;
-            register(&if tcp { "tcp".to_owned() } else { app.0.to_string() })
+        self.apps.entry(app).or_insert_with(|| match app {
+            crate::api::backend::Peer::TCP => register("tcp"),
+            rollout::SHADOW => register("shadow"),
+            _ => register(&app.0.to_string()),
         })
     }
 }

@@ -4,11 +4,13 @@
 
 mod board;
 mod effects;
+mod labels;
 pub mod logging;
 pub mod metrics;
 pub mod names;
 mod notes;
 
-pub use effects::{Names, Observer};
+pub use effects::Observer;
+pub use labels::Names;
 pub use metrics::{Page, Registry};
 pub use names::{Kind, Metric};

@@ -92,7 +92,7 @@ metrics! {
     BatchFailures = "wattd_batch_failures_total" Counter ["unit", "reason"];
     /// Energy of served requests, by source: measured, modelled, conservative.
     Energy = "wattd_energy_microjoules_total" Counter ["model", "variant", "unit", "source"];
-    /// Energy of served requests by app: a user id, tcp, or other (beyond the first 64 apps).
+    /// Energy of served requests by app: a user id, tcp, shadow (new versions on trial), or other (beyond the first 64 apps).
     AppEnergy = "wattd_app_energy_microjoules_total" Counter ["app"];
     /// Requests that ended, by app.
     AppRequests = "wattd_app_requests_total" Counter ["app"];
@@ -130,6 +130,10 @@ metrics! {
     ResidentBytes = "wattd_variants_resident_bytes" Gauge [];
     /// Loads and unloads, by result: loaded, failed, unloaded.
     Loads = "wattd_variant_loads_total" Counter ["model", "variant", "unit", "result"];
+    /// 1 for the stage of the last new version of a model, 0 for the others.
+    RolloutStage = "wattd_rollout_stage" Gauge ["model", "stage"];
+    /// Stages that new versions came to: load, profile, shadow, canary, full, rolled_back.
+    RolloutSteps = "wattd_rollout_steps_total" Counter ["model", "version", "stage"];
     /// Memory available to new work.
     MemoryAvailable = "wattd_memory_available_bytes" Gauge [];
     /// Resident set of the daemon.

@@ -1,6 +1,6 @@
 //! From the core's events and effects to log lines: what an operator would want to read, once per change.
 
-use super::effects::Names;
+use super::labels::Names;
 use crate::core::event::{Applied, Effect, Event, Note, Outcome, Readings, SensorFault};
 use crate::core::thermal::Regime;
 use std::borrow::Cow;
@@ -94,7 +94,13 @@ impl Notes {
             }
             Event::Reconfigured(_) => info!("budgets and classes replaced"),
             Event::Drain => info!("draining: no new requests"),
-            Event::Submit(_) | Event::Cancel(_) | Event::Hold { .. } | Event::Probing(_) | Event::Wake => {}
+            Event::Submit(_)
+            | Event::Cancel(_)
+            | Event::Hold { .. }
+            | Event::Probing(_)
+            | Event::Extended(_)
+            | Event::Rollout(_)
+            | Event::Wake => {}
         }
     }
 
@@ -144,6 +150,14 @@ impl Notes {
             Effect::Note(Note::Quarantined { variant, unit }) => {
                 let [model, variant, unit] = names.run(*variant, *unit);
                 warn!(model, variant, unit, "variant will not be loaded here for a while");
+            }
+            Effect::Note(Note::Rollout(step)) => {
+                let (model, version) = names.versioned(step.version.index());
+                let stage = step.stage.name();
+                match step.cause {
+                    None => info!(model, version, stage, "new version moves on"),
+                    Some(cause) => warn!(model, version, stage, %cause, "new version taken back"),
+                }
             }
             Effect::Note(Note::GaveWay { variant, unit, request }) => {
                 let [model, variant, unit] = names.run(*variant, *unit);

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wattd::api::backend::{
-    Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    Accepted, Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Order, Pending, Submission,
+    SubmitError,
 };
 use wattd::core::catalog::{Provenance, UnitId, VariantId};
 use wattd::core::event::{Outcome, Rejection, Served};
@@ -202,6 +203,16 @@ impl Backend for Double {
 
     fn journal(&self) -> Option<Journal> {
         None
+    }
+
+    fn deploy(&self, order: Order) -> oneshot::Receiver<Result<Accepted, String>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = reply.send(Err(format!("{order:?}")));
+        answer
+    }
+
+    fn rollouts(&self) -> serde_json::Value {
+        serde_json::Value::Null
     }
 
     fn profile(&self, model: Option<usize>, _anew: bool) {

@@ -16,7 +16,7 @@ pub struct Inputs {
 
 /// The sample of a model that is in a folder of the package.
 pub fn inputs(folder: &str, model: &str) -> Inputs {
-    let (models, problems) = ModelStore::open(&[root().join(folder)]);
+    let (models, problems) = ModelStore::default().open(&[root().join(folder)]);
     assert_eq!(problems, []);
     let loaded = models.iter().find(|loaded| loaded.name == model).expect("the model");
     let names = loaded.manifest.as_ref().unwrap().inputs.iter().map(|spec| spec.name.clone()).collect();

@@ -32,6 +32,20 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Measure variants anew, and show the models when that is done.
     Profile(ProfileArgs),
+    /// Take in a model folder as a new version while the daemon serves, step by step.
+    ///
+    /// The folder is checked and copied; its smallest variant is loaded and its variants are measured; requests that were
+    /// answered are run again on it in spare time and the outputs compared (shadow); it answers a share of the requests
+    /// (canary), and then all. It is taken back by itself, with the reason, if it fails, if its outputs are not those of
+    /// the version that serves, or if its answers are later, take longer or more energy; [deploy] of the configuration
+    /// says how much is allowed. The version before is kept, and --rollback goes back to it. `wattctl rollout` shows
+    /// where it stands; all of it survives restarts.
+    ///
+    /// The daemon reads the folder, which its service can do outside /home and /tmp. Exit codes: 0 it is on its way (with
+    /// --wait: it serves), 1 it was refused or taken back.
+    Deploy(DeployArgs),
+    /// Show the versions of the models, the ones on trial, and the steps that led there.
+    Rollout(AskArgs),
     /// Show what this board has and lacks, and which board file fits.
     ///
     /// Clocks, thermal zones with their trips, power rails, batteries and execution providers, found by the names
@@ -242,6 +256,27 @@ pub(crate) struct ProfileArgs {
     /// Longest time to wait for the result.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
     pub(crate) wait: Duration,
+    /// The question.
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `deploy`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["folder", "rollback"]))]
+pub(crate) struct DeployArgs {
+    /// The model folder; its `model.toml` says which model and version it is.
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Take back the version of this model that is on trial; if none is, go back to the one that served before.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) rollback: Option<String>,
+    /// Do not compare it with the version that serves: once it is loaded and measured it answers all requests.
+    #[arg(long, requires = "folder")]
+    pub(crate) now: bool,
+    /// Wait until it serves or is taken back, at most so long.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Option<Duration>,
     /// The question.
     #[command(flatten)]
     pub(crate) ask: AskArgs,
@@ -528,6 +563,9 @@ mod tests {
             "wattctl load --model m --rate 15 --duration 30s",
             "wattctl load --model m --clients 4",
             "wattctl load --scenario f --seed 3 --record r",
+            "wattctl deploy a/b --now --wait 5m --json",
+            "wattctl deploy --rollback m",
+            "wattctl rollout --json",
             "wattctl board --sysfs-root a --write f.toml --json",
             "wattctl infer m --input a=b --input c=d",
             "wattctl explain last --all --json",

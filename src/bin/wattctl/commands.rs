@@ -6,7 +6,7 @@ use crate::args::{
     WishArgs,
 };
 use crate::terminal::{print, print_json};
-use crate::{Done, board, explain, machine, simulate, whatif};
+use crate::{Done, board, deploy, explain, machine, simulate, whatif};
 use anyhow::{Context as _, anyhow};
 use clap::CommandFactory as _;
 use std::fs::File;
@@ -63,6 +63,8 @@ async fn ask_daemon(command: Command) -> Done {
         Command::Infer(args) => infer(args).await,
         Command::Load(args) => load(args).await,
         Command::Profile(args) => profile(&args).await,
+        Command::Deploy(args) => deploy::deploy(&args).await,
+        Command::Rollout(args) => deploy::rollout(&args).await,
         // The others need no daemon.
         _ => Ok(()),
     }
@@ -315,7 +317,7 @@ fn report(args: &ReportArgs) -> Done {
 async fn profile(args: &ProfileArgs) -> Done {
     let socket = &args.ask.at.socket;
     let document = serde_json::json!({ "model": args.model, "missing": args.missing });
-    ask::post(socket, ask::PROFILE, &document).await?;
+    let _: serde_json::Value = ask::post(socket, ask::PROFILE, &document).await?;
     let watch = async {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;

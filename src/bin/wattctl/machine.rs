@@ -124,7 +124,7 @@ pub(crate) fn check(args: &CheckArgs) -> Done {
         Ok(line) => println!("{line}"),
         Err(problem) => problems.push(problem),
     }
-    let (models, refused) = ModelStore::open(&config.models.dirs);
+    let (models, refused) = ModelStore::new(config.models.rules.clone()).open(&config.models.dirs);
     for model in models.iter().filter(|model| model.unavailable.is_none()) {
         println!("model {}: {} variants verified", model.name, model.variants().len());
     }

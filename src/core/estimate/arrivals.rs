@@ -40,12 +40,13 @@ impl Rhythm {
 }
 
 /// Of all models.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Arrivals(Vec<Rhythm>);
 
 impl Arrivals {
-    pub(super) fn new(models: usize) -> Self {
-        Self(vec![Rhythm::default(); models])
+    /// From now on there are so many models.
+    pub(super) fn extend(&mut self, models: usize) {
+        self.0.resize(models, Rhythm::default());
     }
 
     /// A request for a model came.
@@ -85,7 +86,8 @@ mod tests {
     #[test]
     fn a_gap_takes_two_requests_and_follows_by_an_eighth() {
         let model = ModelId::at(1);
-        let mut arrivals = Arrivals::new(2);
+        let mut arrivals = Arrivals::default();
+        arrivals.extend(2);
         let mut ask = |at| {
             arrivals.observe(model, at_ms(at), Nanos::from_millis(7), &[Nanos(5)]);
             arrivals.rhythm(model).map(|rhythm| (rhythm.last, rhythm.gap, rhythm.deviation))

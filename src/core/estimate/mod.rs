@@ -8,9 +8,10 @@
 //! - [`arrivals`]: how often each model is asked for.
 //!
 //! Each shows its own error ([`Meter`]). What is learned is bounded, and no reading makes it anything but finite.
-//! Nothing here allocates after construction.
+//! Nothing here allocates after construction, but for models that come later.
 
 mod arrivals;
+mod growth;
 mod heat;
 mod meter;
 mod power;
@@ -234,11 +235,7 @@ impl Estimates {
         let board = &catalog.board;
         let units = board.units.len();
         let points: Vec<Points> = (0..units).map(|unit| Points::of(board, UnitId::at(unit))).collect();
-        let pairs = catalog.variants.iter().map(|variant| {
-            let profiles = variant.profiles.iter().zip(&points);
-            profiles.map(|(profile, points)| Pair::new(profile.as_ref(), points, tuning)).collect()
-        });
-        Self {
+        let mut new = Self {
             tuning,
             filters: vec![Filter::default(); units],
             doubts: vec![Doubt::default(); units],
@@ -246,14 +243,16 @@ impl Estimates {
             versions: vec![1; units],
             // Each made anew: clones have no room to grow.
             tails: (0..units).map(|_| Tail::new(tuning.gaussian_tail)).collect(),
-            pairs: pairs.collect(),
+            pairs: Vec::new(),
             power: Power::new(board, &points),
             heat: Heat::new(board.thermal),
-            arrivals: Arrivals::new(catalog.models.len()),
+            arrivals: Arrivals::default(),
             settling: vec![Settling::default(); board.domains.len()],
             latency_errors: vec![Meter::default(); units],
             points,
-        }
+        };
+        new.extend(catalog);
+        new
     }
 
     fn pair(&self, variant: VariantId, unit: UnitId) -> &Pair {

@@ -81,14 +81,19 @@ impl CostTable {
     pub fn new(catalog: &Catalog) -> Self {
         let units = catalog.board.units.len();
         let points = (0..units).map(|unit| Points::of(&catalog.board, UnitId::at(unit)));
-        let mut table =
-            Self { points: points.collect(), costs: vec![vec![None; units]; catalog.variants.len()] };
-        for variant in 0..catalog.variants.len() {
-            for unit in 0..units {
-                table.update(catalog, VariantId::at(variant), UnitId::at(unit));
+        let mut table = Self { points: points.collect(), costs: Vec::new() };
+        table.extend(catalog);
+        table
+    }
+
+    /// Tabulates the variants that a catalogue has beyond those that are tabulated.
+    pub(in crate::core) fn extend(&mut self, catalog: &Catalog) {
+        for variant in self.costs.len()..catalog.variants.len() {
+            self.costs.push(vec![None; self.points.len()]);
+            for unit in 0..self.points.len() {
+                self.update(catalog, VariantId::at(variant), UnitId::at(unit));
             }
         }
-        table
     }
 
     /// Takes over a changed profile.

@@ -57,19 +57,22 @@ impl SampleInputs {
     /// # Errors
     /// If the folder, the model or its sample is missing or malformed, or the sample is too small.
     pub fn open(model: &ModelStatus, models: Option<&Path>, items: u32) -> Result<Self, InputsError> {
-        let parent = match (models, &model.folder) {
-            (Some(models), _) => models.to_owned(),
-            (None, Some(folder)) => folder.parent().unwrap_or(folder).to_owned(),
+        let store = ModelStore::default();
+        let (folder, (loaded, problems)) = match (models, &model.folder) {
+            (Some(models), _) => (models, store.open(&[models.to_owned()])),
+            (None, Some(folder)) => {
+                let (model, problems) = store.read(folder);
+                (folder.as_path(), (vec![model], problems))
+            }
             (None, None) => return Err(InputsError::Where(model.name.clone())),
         };
-        let (loaded, problems) = ModelStore::open(std::slice::from_ref(&parent));
         let Some(found) = loaded.iter().find(|one| one.name == model.name && one.manifest.is_some()) else {
             let about = |problem: &&crate::model::ModelProblem| {
                 problem.model == model.name || problem.model.is_empty()
             };
             let reason =
                 problems.iter().find(about).map_or_else(String::new, |problem| format!(": {problem}"));
-            return Err(InputsError::Model { folder: parent, model: model.name.clone(), reason });
+            return Err(InputsError::Model { folder: folder.to_owned(), model: model.name.clone(), reason });
         };
         let sample = Sample::read(found).map_err(|problem| InputsError::Sample(problem.to_string()))?;
         let sample = sample.ok_or_else(|| InputsError::NoSample(model.name.clone()))?;

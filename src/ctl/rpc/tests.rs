@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::api::backend::{
-    Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Pending, Submission, SubmitError,
+    Accepted, Answer, Backend, CancelGuard, Journal, ModelCounters, ModelView, Order, Pending, Submission,
+    SubmitError,
 };
 use crate::api::proto::model_infer_response::InferOutputTensor;
 use crate::api::{Options, bind_all, serve_bound};
@@ -185,6 +186,16 @@ impl Backend for Daemon {
 
     fn journal(&self) -> Option<Journal> {
         None
+    }
+
+    fn deploy(&self, order: Order) -> oneshot::Receiver<Result<Accepted, String>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = reply.send(Err(format!("{order:?}")));
+        answer
+    }
+
+    fn rollouts(&self) -> serde_json::Value {
+        serde_json::Value::Null
     }
 
     fn profile(&self, _: Option<usize>, _: bool) {}

@@ -95,10 +95,19 @@ impl Resident {
                 Err(error) => tracing::debug!(variant = %variant.name, %error, "not cached"),
             }
         }
-        let session =
-            builder(runtime, unit)?.commit_from_memory(&model).map_err(|error| error.to_string())?;
+        let session = builder(runtime, unit)?.commit_from_memory(&model).map_err(|error| refusal(&error))?;
         Ok(Self { session, graph: None, size: Bytes(model.len() as u64) })
     }
+}
+
+/// ONNX Runtime's words, and before them what an operator can do where a file holds its weights beside it.
+fn refusal(error: &ort::Error) -> String {
+    let words = error.to_string();
+    if words.to_ascii_lowercase().contains("external data") {
+        let rule = "its weights are in another file, which the manifest's hash does not cover: save the model in one file";
+        return format!("{rule} ({words})");
+    }
+    words
 }
 
 /// A session on a cached graph, whose weights stay where they are: a quarter of the memory and a tenth of

@@ -106,7 +106,7 @@ fn agreement_words(agreement: Option<(f64, f64)>) -> String {
 pub(super) fn check_one(
     specs: &[TensorSpec],
     found: &[Tensor],
-    expected: Option<&Vec<Tensor>>,
+    expected: Option<&[Tensor]>,
 ) -> Result<(), Unfit> {
     for (index, spec) in specs.iter().enumerate() {
         let expected = expected.and_then(|list| list.get(index));
@@ -140,33 +140,117 @@ pub(super) fn check_one(
 /// # Errors
 /// The first output that is wrong or far off.
 pub fn compare(specs: &[TensorSpec], found: &[Vec<Tensor>], expected: &Expectation) -> Result<(), Unfit> {
-    let pairs = found.iter().zip(&expected.outputs).filter(|(a, b)| !a.is_empty() && !b.is_empty());
-    let pairs: Vec<(&Vec<Tensor>, &Vec<Tensor>)> = pairs.collect();
-    for (found, expected) in &pairs {
-        check_one(specs, found, Some(*expected))?;
+    let mut comparison = Comparison::default();
+    for (found, wanted) in found.iter().zip(&expected.outputs).filter(|(a, b)| !a.is_empty() && !b.is_empty())
+    {
+        comparison.add(specs, found, wanted, expected.source)?;
     }
-    for (index, spec) in specs.iter().enumerate() {
-        let of_output = |&(found, expected): &(&Vec<Tensor>, &Vec<Tensor>)| {
-            Some((values(found.get(index)?), values(expected.get(index)?)))
-        };
-        let rows: Vec<(Vec<f64>, Vec<f64>)> = pairs.iter().filter_map(of_output).collect();
-        if rows.is_empty() {
-            continue;
-        }
-        let error = relative_error(&rows);
-        let max_error = max_error(spec.dtype, expected.source);
-        let ranks = matches!(spec.dtype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64)
-            && pairs.iter().all(|(_, expected)| expected[index].shape.len() == 2)
-            && rows.iter().all(|(_, row)| row.len() >= 2);
-        let agreement = ranks.then(|| agreement(&rows, expected.source));
-        let agrees = agreement.is_some_and(|(share, least)| share >= least);
-        // Written so that NaN fails.
-        let near = error <= max_error;
-        if !(near || agrees) {
-            return Err(Unfit::FarOff { output: spec.name.clone(), error, max_error, agreement });
+    comparison.verdict(specs)
+}
+
+/// Outputs that are compared one request after another.
+#[derive(Debug, Clone, Default)]
+pub struct Comparison {
+    /// By output.
+    sums: Vec<Sums>,
+}
+
+#[derive(Debug, Clone)]
+struct Sums {
+    /// Squares of differences and of what was expected.
+    difference: f64,
+    size: f64,
+    max_error: f64,
+    /// Whether it ranks classes, as far as seen.
+    ranks: bool,
+    /// Items, those that agree, and the shares of them that must, added up.
+    items: f64,
+    agreeing: f64,
+    least: f64,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self {
+            difference: 0.0,
+            size: 0.0,
+            max_error: 0.0,
+            ranks: true,
+            items: 0.0,
+            agreeing: 0.0,
+            least: 0.0,
         }
     }
-    Ok(())
+}
+
+impl Comparison {
+    /// Takes in the outputs of one request.
+    ///
+    /// # Errors
+    /// If one has another type or shape than it should, or NaN where there should be none.
+    pub fn add(
+        &mut self,
+        specs: &[TensorSpec],
+        found: &[Tensor],
+        expected: &[Tensor],
+        source: ExpectationSource,
+    ) -> Result<(), Unfit> {
+        check_one(specs, found, Some(expected))?;
+        self.sums.resize_with(specs.len(), Sums::default);
+        for (((sums, spec), found), wanted) in self.sums.iter_mut().zip(specs).zip(found).zip(expected) {
+            sums.add(spec, found, wanted, source);
+        }
+        Ok(())
+    }
+
+    /// Whether what was taken in is near enough.
+    ///
+    /// # Errors
+    /// The first output that is far off.
+    pub fn verdict(&self, specs: &[TensorSpec]) -> Result<(), Unfit> {
+        for (sums, spec) in self.sums.iter().zip(specs).filter(|(sums, _)| sums.items > 0.0) {
+            let error = if sums.difference == 0.0 { 0.0 } else { (sums.difference / sums.size).sqrt() };
+            let agreement = sums.ranks.then(|| sums.agreement());
+            let agrees = agreement.is_some_and(|(share, least)| share >= least);
+            // Written so that NaN fails.
+            let near = error <= sums.max_error;
+            if !(near || agrees) {
+                let max_error = sums.max_error;
+                return Err(Unfit::FarOff { output: spec.name.clone(), error, max_error, agreement });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sums {
+    fn add(&mut self, spec: &TensorSpec, found: &Tensor, expected: &Tensor, source: ExpectationSource) {
+        let (found, wanted) = (values(found), values(expected));
+        for (y, r) in found.iter().zip(&wanted).filter(|(_, r)| r.is_finite()) {
+            self.difference += (y - r).powi(2);
+            self.size += r.powi(2);
+        }
+        self.max_error = self.max_error.max(max_error(spec.dtype, source));
+        let classes = expected.shape.get(1).copied().filter(|_| expected.shape.len() == 2).unwrap_or(0);
+        self.ranks &= classes >= 2 && matches!(spec.dtype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+        if !self.ranks {
+            // Whether anything was compared is all that counts.
+            self.items += 1.0;
+            return;
+        }
+        for (found, wanted) in found.chunks_exact(classes).zip(wanted.chunks_exact(classes)) {
+            self.items += 1.0;
+            self.least += least(source);
+            self.agreeing += f64::from(u8::from(agree(found, wanted)));
+        }
+    }
+
+    /// Share of the items that agree, and the least that must.
+    fn agreement(&self) -> (f64, f64) {
+        let least = self.least / self.items;
+        let allowance = 3.0 * (least * (1.0 - least) / self.items).sqrt();
+        (self.agreeing / self.items, (least - allowance).max(0.0))
+    }
 }
 
 fn max_error(dtype: DataType, source: ExpectationSource) -> f64 {
@@ -177,38 +261,23 @@ fn max_error(dtype: DataType, source: ExpectationSource) -> f64 {
     }
 }
 
-/// `|y - r| / |r|` over all rows; equal non-finite values count as no difference.
-fn relative_error(rows: &[(Vec<f64>, Vec<f64>)]) -> f64 {
-    let (mut difference, mut size) = (0.0, 0.0);
-    for (found, expected) in rows {
-        for (y, r) in found.iter().zip(expected).filter(|(_, r)| r.is_finite()) {
-            difference += (y - r).powi(2);
-            size += r.powi(2);
-        }
-    }
-    if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
+/// Whether the highest class of one is among the first of the other.
+fn agree(found: &[f64], expected: &[f64]) -> bool {
+    let best = highest(expected);
+    let above = found.iter().filter(|value| **value > found[best]).count();
+    // A tie for the first place is no agreement: constant outputs would tie everywhere.
+    let ties = found.iter().filter(|value| **value == found[best]).count();
+    above + ties <= expected.len().div_ceil(50).max(1)
 }
 
-/// Share of rows that agree, and the least that must.
-fn agreement(rows: &[(Vec<f64>, Vec<f64>)], source: ExpectationSource) -> (f64, f64) {
-    let agree = rows.iter().filter(|(found, expected)| {
-        let best = highest(expected);
-        let above = found.iter().filter(|value| **value > found[best]).count();
-        // A tie for the first place is no agreement: constant outputs would tie everywhere.
-        let ties = found.iter().filter(|value| **value == found[best]).count();
-        above + ties <= expected.len().div_ceil(50).max(1)
-    });
-    let (mut agreeing, mut count) = (0.0, 0.0);
-    agree.for_each(|_| agreeing += 1.0);
-    rows.iter().for_each(|_| count += 1.0);
-    let least = match source {
+/// The share of items that must agree.
+fn least(source: ExpectationSource) -> f64 {
+    match source {
         ExpectationSource::SameFile { .. } => SAME_FILE_AGREEMENT,
         ExpectationSource::Reference { reference_accuracy, accuracy } => {
             (reference_accuracy.as_fraction() + accuracy.as_fraction() - 1.0).clamp(0.0, 1.0)
         }
-    };
-    let allowance = 3.0 * (least * (1.0 - least) / count).sqrt();
-    (agreeing / count, (least - allowance).max(0.0))
+    }
 }
 
 fn highest(row: &[f64]) -> usize {

@@ -67,18 +67,18 @@ fn the_same_file_must_be_near() {
 #[test]
 fn nan_and_infinity_are_refused_unless_the_reference_has_them() {
     for bad in [f32::NAN, f32::INFINITY] {
-        let error = check_one(&spec(2), &row(&[1.0, bad]), Some(&row(&[1.0, 2.0]))).unwrap_err();
+        let error = check_one(&spec(2), &row(&[1.0, bad]), Some(row(&[1.0, 2.0]).as_slice())).unwrap_err();
         assert!(matches!(error, Unfit::NotFinite { index: 1, .. }), "{error}");
         assert!(check_one(&spec(2), &row(&[bad, 1.0]), None).is_err());
     }
     let log = row(&[0.0, f32::NEG_INFINITY]);
-    assert_eq!(check_one(&spec(2), &log, Some(&log)), Ok(()));
+    assert_eq!(check_one(&spec(2), &log, Some(log.as_slice())), Ok(()));
     assert_eq!(compare(&spec(2), std::slice::from_ref(&log), &same_file(vec![log.clone()])), Ok(()));
 }
 
 #[test]
 fn another_shape_or_type_is_refused() {
-    let error = check_one(&spec(2), &row(&[1.0, 2.0, 3.0]), Some(&row(&[1.0, 2.0]))).unwrap_err();
+    let error = check_one(&spec(2), &row(&[1.0, 2.0, 3.0]), Some(row(&[1.0, 2.0]).as_slice())).unwrap_err();
     assert_eq!(error.to_string(), "output `y` is FP32 [1, 3], expected FP32 [1, 2]");
     let half = vec![Tensor { dtype: DataType::Fp16, shape: vec![1, 2], data: Buffer::from_static(&[0; 4]) }];
     assert!(check_one(&spec(2), &half, None).is_err());

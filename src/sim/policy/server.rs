@@ -86,8 +86,10 @@ impl<P: Policy> Scheduler for Server<P> {
             Event::Profiled { variant, unit, profile } => self.profiled(variant, unit, profile),
             Event::Reconfigured(budgets) if !budgets.classes.is_empty() => self.state.budgets = *budgets,
             Event::Drain => self.draining = true,
-            // The profiler does not run beside what is compared, and none of it has an earlier life.
-            Event::Hold { .. }
+            // The profiler does not run beside what is compared, no models come, and none of it has an earlier life.
+            Event::Extended(_)
+            | Event::Rollout(_)
+            | Event::Hold { .. }
             | Event::Probing(_)
             | Event::Reconfigured(_)
             | Event::Restored(_)

@@ -346,7 +346,7 @@ pub(super) fn rest(plant: &mut PlantSpec) {
 
 /// The models of the configuration's folders, and what cannot be served of them.
 fn models(config: &Config) -> (Vec<SimModel>, Vec<ModelProblem>) {
-    let (loaded, problems) = ModelStore::open(&config.models.dirs);
+    let (loaded, problems) = ModelStore::new(config.models.rules.clone()).open(&config.models.dirs);
     let usable = loaded.iter().filter(|model| model.unavailable.is_none());
     (usable.filter_map(|model| model.manifest.as_ref()).map(SimModel::of).collect(), problems)
 }

@@ -4,7 +4,8 @@
 //! are not: these are what is asked about.
 
 use super::day::WhatIfError;
-use crate::core::event::{AppId, Event, Request};
+use crate::core::event::{AppId, Event, Request, RequestId};
+use crate::core::rollout::SHADOW;
 use crate::journal::{self, Header};
 use crate::time::Timestamp;
 use crate::units::{Nanos, Ppm};
@@ -82,6 +83,10 @@ struct Gatherer {
     kinds: BTreeMap<Kind, Vec<Nanos>>,
     /// Names of the classes since the last reload; empty: those of the header.
     classes: Vec<String>,
+    /// Names of the models that came since.
+    added: Vec<String>,
+    /// The last request that was run again for nobody.
+    shadow: Option<RequestId>,
     last: Nanos,
     requests: u64,
     wishes: u64,
@@ -94,8 +99,10 @@ impl Gatherer {
         // A journal is in order; whatever else it is, time must not go backwards.
         self.last = self.last.max(at.since(header.start));
         match event {
+            Event::Submit(request) if request.app == SHADOW => self.shadow = Some(request.id),
             Event::Submit(request) => self.submit(header, at, request),
-            Event::Cancel(_) => self.cancelled += 1,
+            Event::Cancel(id) => self.cancelled += u64::from(self.shadow != Some(*id)),
+            Event::Extended(addition) => self.added.push(addition.model.name.clone()),
             Event::Reconfigured(budgets) => {
                 self.classes = budgets.classes.iter().map(|class| class.name.clone()).collect();
             }
@@ -108,7 +115,8 @@ impl Gatherer {
             self.classes = header.budgets.classes.iter().map(|class| class.name.clone()).collect();
         }
         let class = self.classes.get(usize::from(request.class.0));
-        let model = header.catalog.models.get(request.model.index());
+        let known = header.catalog.models.iter().map(|model| &model.name).chain(&self.added);
+        let model = known.cloned().nth(request.model.index());
         let (Some(class), Some(model), true) = (class, model, request.items > 0) else {
             self.strange += 1;
             return;
@@ -121,7 +129,7 @@ impl Gatherer {
         self.wishes += u64::from(own);
         let kind = Kind {
             class: class.clone(),
-            model: model.name.clone(),
+            model,
             app: request.app,
             items: request.items,
             deadline: request.deadline.map(|deadline| three_digits(deadline.since(at))),

@@ -166,7 +166,7 @@ fn a_model_file_with_other_tensors_or_hostile_content_is_refused_when_it_is_load
     let cases: [(&str, Vec<u8>, &str); 5] = [
         ("other tensors", onnx("mlp.onnx"), "in the manifest"),
         ("truncated", truncated, ""),
-        ("a path to another file", onnx("external.onnx"), "External data"),
+        ("a path to another file", onnx("external.onnx"), "its weights are in another file"),
         ("a bomb", onnx("bomb.onnx"), ""),
         ("noise", (0..5000u32).map(|n| (n * 7919 % 251) as u8).collect(), ""),
     ];
