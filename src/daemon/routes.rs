@@ -7,7 +7,7 @@ use crate::core::catalog::{ModelId, VariantId};
 use crate::core::event::{ClassId, Outcome, Rejection, Served};
 use crate::core::rollout::{Side, Stage};
 use crate::exec::Tensor;
-use crate::units::Nanos;
+use crate::units::{Nanos, Ppm};
 
 /// Whom a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) enum Purpose {
 pub(super) struct Specimen {
     pub(super) class: ClassId,
     pub(super) items: u32,
+    /// What was asked for, so that a variant of that kind is compared.
+    pub(super) min_accuracy: Option<Ppm>,
     pub(super) inputs: Vec<Tensor>,
     /// What the version that serves answered.
     pub(super) outputs: Vec<Tensor>,
@@ -143,7 +145,7 @@ pub(super) const fn is_its_fault(reason: Rejection) -> bool {
 mod tests {
     use super::*;
     use crate::core::catalog::{Provenance, UnitId};
-    use crate::units::{Kilohertz, Microjoules, Ppm};
+    use crate::units::{Kilohertz, Microjoules};
 
     fn served(missed: bool) -> Outcome {
         Outcome::Served(Served {
@@ -222,6 +224,7 @@ mod tests {
         route.trial.as_mut().unwrap().specimen = Some(Specimen {
             class: ClassId(0),
             items: 1,
+            min_accuracy: None,
             inputs: vec![],
             outputs: vec![],
             variant: VariantId(0),

@@ -80,6 +80,7 @@ impl State {
             let specimen = Specimen {
                 class: entry.request.class,
                 items: entry.request.items,
+                min_accuracy: entry.request.min_accuracy,
                 inputs: entry.inputs.clone(),
                 outputs: outputs.to_vec(),
                 variant: served.variant,
@@ -208,7 +209,7 @@ impl Engine {
             items: specimen.items,
             input_bytes: Bytes(specimen.inputs.iter().map(|tensor| tensor.data.len() as u64).sum()),
             deadline: None,
-            min_accuracy: None,
+            min_accuracy: specimen.min_accuracy,
             max_energy: None,
             variant: None,
             priority: Some(u32::MAX),
