@@ -183,7 +183,6 @@ fn a_good_version_takes_over_under_load_can_be_taken_back_and_is_remembered() {
 fn bad_versions_are_taken_back_with_the_reason_and_no_client_sees_them() {
     let setup = setup();
     let daemon = start(&setup);
-    let heavy = |text: String| text.replace("macs = 640\n", "macs = 32000000\n");
     let cases = [
         (
             version(&setup, "drift", &file("far.onnx"), |text| text),
@@ -191,7 +190,6 @@ fn bad_versions_are_taken_back_with_the_reason_and_no_client_sees_them() {
             "is far from the reference",
         ),
         (version(&setup, "nan", &file("nan.onnx"), base_only), Stage::Profile, "the profiler refused"),
-        (version(&setup, "slow", &file("base.onnx"), heavy), Stage::Canary, "on average"),
     ];
     for (folder, last, words) in cases {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
@@ -294,6 +292,12 @@ fn whenever_it_is_killed_one_version_or_the_other_serves() {
         });
         daemon.kill();
         let daemon = start(&setup);
+        if rollout(&daemon).steps.iter().all(|step| step.version != next) {
+            // It had not even been written down that it came.
+            assert_eq!(daemon.model("tiny").version, before);
+            daemon.stop();
+            continue;
+        }
         let ((stage, reason), _) = under_load(&daemon, || end(&daemon));
         let now = daemon.model("tiny").version;
         match stage {
