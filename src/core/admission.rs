@@ -6,7 +6,7 @@
 //! has room; they are late rather than refused.
 
 use super::Core;
-use crate::core::catalog::UnitId;
+use crate::core::catalog::{DomainId, UnitId};
 use crate::core::estimate::GUESS_FACTOR;
 use crate::core::event::{Outcome, Rejection, Request, RequestId};
 use crate::core::points::{OperatingPoint, domains_of};
@@ -48,7 +48,7 @@ impl Core {
         let room = self.queue.room_for(request.app, self.budgets.queue_limit, self.budgets.app_limit);
         room.map_err(|reason| (reason, Some(self.drain_time(now))))?;
         let mut waiting = self.with_defaults(now, request);
-        self.find_fastest(&mut waiting)?;
+        self.find_fastest(now, &mut waiting)?;
         if self.thermal.regime() == Regime::Critical {
             return Err((Rejection::TooHot, Some(Nanos::from_secs(5))));
         }
@@ -63,7 +63,7 @@ impl Core {
         self.make_ready(&waiting);
         let mut late = self.lateness(now, &waiting);
         if late.is_some() && waiting.hard && self.doubt_slowdowns(now) {
-            self.find_fastest(&mut waiting)?;
+            self.find_fastest(now, &mut waiting)?;
             late = self.lateness(now, &waiting);
         }
         late = late.filter(|_| !self.make_way(now, &waiting) && waiting.hard);
@@ -102,14 +102,18 @@ impl Core {
         }
     }
 
-    pub(super) fn find_fastest(&self, waiting: &mut Waiting) -> Result<(), (Rejection, Option<Nanos>)> {
+    pub(super) fn find_fastest(
+        &self,
+        now: Timestamp,
+        waiting: &mut Waiting,
+    ) -> Result<(), (Rejection, Option<Nanos>)> {
         let request = &waiting.request;
         let model = &self.catalog.models[request.model.index()];
         let units = self.catalog.board.units.len();
         let mut fastest: SmallVec<[Nanos; 4]> = SmallVec::from_elem(Nanos::MAX, units);
         let mut usual = fastest.clone();
-        let present: SmallVec<[usize; 4]> =
-            (0..units).map(|unit| self.present_point(UnitId::at(unit))).collect();
+        let ways: SmallVec<[(usize, [f64; 2]); 4]> =
+            (0..units).map(|unit| self.way_to_the_top(UnitId::at(unit), now)).collect();
         let (mut runnable, mut accurate, mut affordable) = (false, false, request.variant.is_none());
         for &variant in &model.variants {
             if request.variant.is_some_and(|only| only != variant) {
@@ -126,7 +130,8 @@ impl Core {
                 affordable |= self.affordable(waiting, variant, id);
                 let run = rise.fastest();
                 let mean = self.estimates.mean_excess(id, 0.0);
-                let raised = Nanos::from_secs_f64(rise.seconds_from(present[unit]) * mean);
+                let (present, left_s) = ways[unit];
+                let raised = Nanos::from_secs_f64(rise.seconds_after(present, left_s) * mean);
                 let guess = self.estimates.is_guess(&self.catalog, variant, id);
                 let part = if guess { GUESS_FACTOR } else { 1 };
                 let run = Nanos(run.0 / part);
@@ -148,13 +153,23 @@ impl Core {
         }
     }
 
-    /// Index of the operating point that a unit runs at, as far as known.
-    fn present_point(&self, unit: UnitId) -> usize {
-        let domains = domains_of(&self.catalog.board, unit);
-        let present =
-            domains.map(|domain| domain.and_then(|domain| self.clocks.present(domain, &self.snapshot)));
-        let [clock, memory] = present.map(Option::unwrap_or_default);
-        self.costs.points(unit).nearest_below(OperatingPoint { clock, memory })
+    /// Index of the operating point that a unit runs at as far as known, and how long each of its clocks takes from there
+    /// to the highest, s: less than usual if it is on its way.
+    fn way_to_the_top(&self, unit: UnitId, now: Timestamp) -> (usize, [f64; 2]) {
+        let board = &self.catalog.board;
+        let way = |domain: DomainId| {
+            let opps = &board.domains[domain.index()].opps;
+            let choices = self.clocks.choices(board, domain, &self.snapshot);
+            let top = opps.get(choices.end.checked_sub(1)?)?;
+            self.clocks.way_to(domain, *top, &self.snapshot, now)
+        };
+        let from = domains_of(board, unit).map(|domain| {
+            let (domain, present) = (domain?, self.clocks.present(domain?, &self.snapshot)?);
+            Some(way(domain).map_or((present, 0.0), |(clock, left)| (clock, left.as_secs_f64())))
+        });
+        let [(clock, left_s), (memory, memory_left_s)] = from.map(Option::unwrap_or_default);
+        let present = self.costs.points(unit).nearest_below(OperatingPoint { clock, memory });
+        (present, [left_s, memory_left_s])
     }
 
     fn any_affordable(&self, waiting: &Waiting) -> bool {

@@ -2,10 +2,13 @@
 //! energy and battery last.
 
 use super::{Core, DeviceCap};
-use crate::core::catalog::UnitId;
+use crate::core::catalog::{ThermalModel, UnitId};
 use crate::core::energy::{BatteryAllowance, EnergyAllowance};
 use crate::time::Timestamp;
 use crate::units::{Microjoules, Microwatts, Nanos};
+
+/// Share of the thermal margin by which a burst may warm the die above its heatsink's average.
+const RIDE_SHARE: f64 = 0.5;
 
 impl Core {
     /// The device's bucket fills with the smallest of the caps, less what the idle board takes.
@@ -27,14 +30,19 @@ impl Core {
             caps.into_iter().filter_map(|(cap, power)| Some((cap, power?))).min_by_key(|&(_, power)| power);
         self.device_cap = tightest.map_or(DeviceCap::None, |(cap, _)| cap);
         let rate = tightest.map(|(_, power)| power.saturating_sub(idle).max(Microwatts::ZERO));
-        // The die must not ride out a burst that only its heatsink could average: heat has a window of its own.
-        let die = Nanos::from_secs_f64(self.catalog.board.thermal.fast_tau_s / 2.0);
         match (self.device_cap, rate) {
             (DeviceCap::Heat, Some(rate)) => {
-                self.ledger.cap_heat(rate, self.budgets.power_window.min(die), now);
+                self.ledger.cap_heat(rate, self.die_burst(), now);
             }
             _ => self.ledger.cap_device(rate, self.budgets.power_window, now),
         }
+    }
+
+    /// The energy of a burst that warms the die by its share of the margin, however little power the heatsink passes on.
+    fn die_burst(&self) -> Microjoules {
+        let ThermalModel { fast_k_per_w, fast_tau_s, .. } = self.catalog.board.thermal;
+        let ride_k = self.budgets.temperature_margin.as_celsius().max(0.0) * RIDE_SHARE;
+        Microjoules::from_f64(ride_k * fast_tau_s / fast_k_per_w.max(1e-3) * 1e6)
     }
 
     /// The power that spends the battery above its reserve evenly over the time left; once that is over the

@@ -149,10 +149,15 @@ impl Bucket {
 
     /// Changes the rate; the surplus is lost when it shrinks. A debt stays a debt.
     pub fn set_rate(&mut self, rate: Option<Microwatts>, window: Nanos, now: Timestamp) {
+        let capacity = rate.map_or(0.0, |rate| rate.as_f64().max(0.0) * window.as_secs_f64());
+        self.set(rate, Microjoules::from_f64(capacity), now);
+    }
+
+    fn set(&mut self, rate: Option<Microwatts>, capacity: Microjoules, now: Timestamp) {
         self.refill(now);
         let was_unlimited = self.rate_uw.is_none();
         self.rate_uw = rate.map(|rate| rate.as_f64().max(0.0));
-        self.capacity_uj = self.rate_uw.unwrap_or(0.0) * window.as_secs_f64();
+        self.capacity_uj = capacity.as_f64();
         if was_unlimited {
             self.level_uj = self.capacity_uj;
         }
@@ -162,12 +167,12 @@ impl Bucket {
     /// The same where the rate follows from a temperature, of which what was drawn too much is already part: a debt takes
     /// as long to repay as before. Were it to stay the same energy, it would be paid for twice, and when the rate
     /// collapses near a limit nothing at all would run for as long as that takes.
-    fn set_heat_rate(&mut self, rate: Microwatts, window: Nanos, now: Timestamp) {
+    fn set_heat_rate(&mut self, rate: Microwatts, capacity: Microjoules, now: Timestamp) {
         self.refill(now);
         if let Some(before) = self.rate_uw.filter(|before| *before > 0.0 && self.level_uj < 0.0) {
             self.level_uj *= rate.as_f64().max(0.0) / before;
         }
-        self.set_rate(Some(rate), window, now);
+        self.set(Some(rate), capacity, now);
     }
 
     fn refill(&mut self, now: Timestamp) {
@@ -192,6 +197,11 @@ impl Bucket {
         } else {
             None
         }
+    }
+
+    /// When `energy` can be drawn with a share of the full bucket left.
+    fn available_beside(&self, energy: Microjoules, reserve: f64, now: Timestamp) -> Option<Timestamp> {
+        self.available_at(energy.saturating_add(Microjoules::from_f64(self.capacity_uj * reserve)), now)
     }
 
     /// Takes energy out.
@@ -268,16 +278,23 @@ impl Ledger {
     }
 
     /// Sets the power above idle that the heat allows on average.
-    pub fn cap_heat(&mut self, rate: Microwatts, window: Nanos, now: Timestamp) {
-        self.device.set_heat_rate(rate, window, now);
+    pub fn cap_heat(&mut self, rate: Microwatts, burst: Microjoules, now: Timestamp) {
+        self.device.set_heat_rate(rate, burst, now);
     }
 
-    /// When a request of this class may draw this energy; `None` = never, as things are.
+    /// When a request of this class may draw this energy with a share of the full budgets left; `None` = never, as
+    /// things are.
     #[must_use]
-    pub fn available_at(&self, class: ClassId, energy: Microjoules, now: Timestamp) -> Option<Timestamp> {
-        let device = self.device.available_at(energy, now)?;
+    pub fn available_at(
+        &self,
+        class: ClassId,
+        energy: Microjoules,
+        reserve: f64,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let device = self.device.available_beside(energy, reserve, now)?;
         match self.classes.get(usize::from(class.0)) {
-            Some(bucket) => Some(device.max(bucket.available_at(energy, now)?)),
+            Some(bucket) => Some(device.max(bucket.available_beside(energy, reserve, now)?)),
             None => Some(device),
         }
     }
@@ -382,8 +399,8 @@ mod tests {
         let mut bucket = Bucket::new(Some(Microwatts(2_000_000)), S, Timestamp::ZERO);
         bucket.draw(Microjoules(4_000_000), Timestamp::ZERO);
         let out_of_debt = |bucket: &Bucket| bucket.available_at(Microjoules::ZERO, Timestamp::ZERO);
-        for rate in [200_000, 2_000_000] {
-            bucket.set_heat_rate(Microwatts(rate), S, Timestamp::ZERO);
+        for rate in [200_000_i64, 2_000_000] {
+            bucket.set_heat_rate(Microwatts(rate), Microjoules(rate.unsigned_abs()), Timestamp::ZERO);
             assert_eq!(out_of_debt(&bucket), Some(Timestamp::ZERO.after(S)), "{rate}");
         }
         bucket.set_rate(Some(Microwatts(200_000)), S, Timestamp::ZERO);

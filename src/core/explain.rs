@@ -211,7 +211,7 @@ impl Core {
             return;
         }
         let mut waiting = self.with_defaults(now, request.clone());
-        let accepted = self.find_fastest(&mut waiting).is_ok();
+        let accepted = self.find_fastest(now, &mut waiting).is_ok();
         let (free_at, domain_busy) = (self.free_times(now), self.busy_domains());
         let view = self.view(now, &free_at, &domain_busy, &[]);
         let options = Options::of(&view, &[&waiting], self.occupants());

@@ -61,9 +61,14 @@ impl Rise<'_> {
     }
 
     /// Expected seconds from an operating point.
-    pub(super) fn seconds_from(&self, from: usize) -> f64 {
+    fn seconds_from(&self, from: usize) -> f64 {
+        self.seconds_after(from, self.settle_s)
+    }
+
+    /// The same where the two clocks are through with their change after so many seconds.
+    pub(super) fn seconds_after(&self, from: usize, left_s: [f64; 2]) -> f64 {
         let (low, high) = (self.points.parts(from), self.points.parts(self.top));
-        let settle_s = |clock: usize| if low[clock] == high[clock] { 0.0 } else { self.settle_s[clock] };
+        let settle_s = |clock: usize| if low[clock] == high[clock] { 0.0 } else { left_s[clock] };
         let settle_s = settle_s(0).max(settle_s(1));
         if settle_s <= 0.0 {
             return self.fast_s;

@@ -11,7 +11,8 @@
 //! 1. *on target* if, from its start (once the unit is free and the energy budgets have paid for it), the odds
 //!    to miss the batch's earliest deadline are small enough and its expected accuracy meets the class's target;
 //! 2. *on time* if only the accuracy falls short, though not below the floor;
-//! 3. *crowding* if it takes more than its share of the time that those behind it have;
+//! 3. *crowding* if it takes more than its share of the time that those behind it have, or draws on what the energy
+//!    budgets keep in reserve;
 //! 4. *tight* if it meets the deadline at its expected latency only;
 //! 5. *ousting* if it meets the deadline, but those behind it are then late even at their fastest;
 //! 6. *late* otherwise, which only a soft deadline allows, or a latency that is no more than a guess.
@@ -153,7 +154,7 @@ pub enum Grade {
     OnTarget,
     /// Meets the deadline below the accuracy target.
     OnTime,
-    /// Meets the deadline, but makes those behind it late.
+    /// Meets the deadline, but takes from others the time, or the reserve of a budget, that they may need.
     Crowding,
     /// Meets the deadline if it takes no longer than expected.
     Tight,
@@ -179,7 +180,7 @@ pub enum Ruling {
     Inaccurate,
     /// An energy budget pays for it too late or never.
     Unpaid,
-    /// Others behind it would be late.
+    /// Others may be late for it.
     Crowding,
     /// It costs more than the request allows.
     AboveRequestEnergy,

@@ -13,11 +13,15 @@ use crate::core::energy::Objective;
 use crate::core::event::Rejection;
 use crate::core::queue::Waiting;
 use crate::time::Timestamp;
-use crate::units::{Nanos, Ppm};
+use crate::units::{Microjoules, Nanos, Ppm};
 use smallvec::SmallVec;
 
 /// By how much a run may exceed its share of the time before it crowds out those behind it.
 const CROWDING: f64 = 1.05;
+
+/// Share of a full budget that is kept for those who would be late without it. So accuracy falls before anybody is late,
+/// and what is late anyhow makes nobody else late.
+const RESERVE: f64 = 0.25;
 
 /// Rounding must not rule out the highest clock that there is.
 const ROUNDING: f64 = 1.0 + 1e-9;
@@ -217,7 +221,7 @@ impl<'v, 'l> Search<'v, 'l> {
         };
         let (prefix, priced) = (*prefix, draft.price(view, prefix, &pair, best.start));
         let in_time = priced.miss <= place.risk.miss || by == place.top();
-        let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now);
+        let paid = view.ledger.available_at(self.head.request.class, priced.candidate.energy, 0.0, view.now);
         if in_time && priced.per_item <= prefix.energy_per_item && paid.is_some_and(|paid| paid <= view.now) {
             self.note(&prefix, &priced, best.start, best.rank.grade, Ruling::Chosen);
             self.best = Some(Ranked { looks: true, candidate: priced.candidate, ..best });
@@ -369,47 +373,74 @@ impl<'v, 'l> Search<'v, 'l> {
     /// Prices a draft and keeps it if it is the best so far. True if a budget could not pay for it at once.
     fn consider<'p>(&mut self, prefix: &Prefix, pair: &Pair<'v, 'p>, draft: &Draft<'v, 'p>) -> bool {
         let (view, free_at) = (self.view, pair.place.free_at);
-        let mut priced = draft.price(view, prefix, pair, free_at);
+        let priced = draft.price(view, prefix, pair, free_at);
         if priced.per_item > prefix.energy_per_item {
             self.note(prefix, &priced, free_at, Grade::Unfit, Ruling::AboveRequestEnergy);
             return false;
         }
         self.tally.any_affordable = true;
-        let performance = view.budgets.objective == Objective::Performance;
-        let paid = if performance {
-            Some(view.now)
-        } else {
-            view.ledger.available_at(self.head.request.class, priced.candidate.energy, view.now)
-        };
-        let Some(paid) = paid else {
+        let Some((paid, spared)) = self.paid_at(priced.candidate.energy) else {
             self.note(prefix, &priced, free_at, Grade::Unfit, Ruling::Unpaid);
             return true;
         };
         self.tally.soonest_paid = Some(self.tally.soonest_paid.map_or(paid, |soonest| soonest.min(paid)));
-        let start = free_at.max(paid);
-        if paid > free_at {
-            priced = draft.price(view, prefix, pair, start);
+        let (mut found, mut as_priced) = self.ranked(prefix, pair, draft, priced, free_at.max(spared));
+        if free_at.max(paid) < spared && found.rank.grade > Grade::OnTime {
+            let (mut hasty, priced) = self.ranked(prefix, pair, draft, priced, free_at.max(paid));
+            if hasty.rank.grade < Grade::Crowding {
+                let keys = [self.progress(&hasty.candidate), priced.per_item];
+                hasty.rank = Rank { grade: Grade::Crowding, keys };
+            }
+            if hasty.rank < found.rank {
+                (found, as_priced) = (hasty, priced);
+            }
         }
-        let mut rank = self.rank(prefix, &priced, (draft.share_s, draft.spare_s), start, paid > free_at);
+        let unpaid = found.for_budget && found.rank.grade > Grade::OnTarget;
+        let ruling = if unpaid { Ruling::Unpaid } else { Ruling::Dearer };
+        self.note(prefix, &as_priced, found.start, found.rank.grade, ruling);
+        if found.rank.grade < Grade::Unfit && self.best.is_none_or(|best| found.rank < best.rank) {
+            self.best = Some(found);
+        }
+        spared > free_at
+    }
+
+    /// When the budgets pay for a run, and when they do and keep their reserve.
+    fn paid_at(&self, energy: Microjoules) -> Option<(Timestamp, Timestamp)> {
+        let (ledger, class, now) = (self.view.ledger, self.head.request.class, self.view.now);
+        if self.races() {
+            return Some((now, now));
+        }
+        let spared = ledger.available_at(class, energy, RESERVE, now)?;
+        let paid = if spared > now { ledger.available_at(class, energy, 0.0, now)? } else { now };
+        Some((paid, spared))
+    }
+
+    /// A draft that starts at `start`; `priced` as it would be if its unit were all that it waits for.
+    fn ranked<'p>(
+        &mut self,
+        prefix: &Prefix,
+        pair: &Pair<'v, 'p>,
+        draft: &Draft<'v, 'p>,
+        priced: Priced,
+        start: Timestamp,
+    ) -> (Ranked, Priced) {
+        let for_budget = start > pair.place.free_at;
+        let priced = if for_budget { draft.price(self.view, prefix, pair, start) } else { priced };
+        let mut rank = self.rank(prefix, &priced, (draft.share_s, draft.spare_s), start, for_budget);
         if !draft.held {
             rank.grade = rank.grade.max(Grade::Crowding);
         }
-        let ruling =
-            if paid > free_at && rank.grade > Grade::OnTarget { Ruling::Unpaid } else { Ruling::Dearer };
-        self.note(prefix, &priced, start, rank.grade, ruling);
-        if rank.grade < Grade::Unfit && self.best.is_none_or(|best| rank < best.rank) {
-            let (count, candidate) = (prefix.count, priced.candidate);
-            self.best =
-                Some(Ranked { rank, start, for_budget: paid > free_at, looks: false, count, candidate });
-        }
-        paid > free_at
+        let (count, candidate) = (prefix.count, priced.candidate);
+        (Ranked { rank, start, for_budget, looks: false, count, candidate }, priced)
     }
 
     /// Seconds per item that a unit, or a budget that must bring in the energy, is taken up: where not all can be on
     /// time, what matters is to get through the queue. What a budget holds already is no gain: who comes next lacks it.
-    fn progress(&self, start: Timestamp, candidate: &Candidate) -> f64 {
+    fn progress(&self, candidate: &Candidate) -> f64 {
         let refill = self.view.ledger.refill_time(self.head.request.class, candidate.energy);
-        let busy = start.after(candidate.latency).since(self.view.now);
+        // While it waits for a budget the unit is nobody's.
+        let free_at = self.view.free_at[candidate.unit.index()].max(self.view.now);
+        let busy = free_at.after(candidate.latency).since(self.view.now);
         busy.max(refill).as_secs_f64() / f64::from(candidate.items.max(1))
     }
 
@@ -418,7 +449,7 @@ impl<'v, 'l> Search<'v, 'l> {
             return;
         }
         let (candidate, accuracy, requests) = (priced.candidate, priced.accuracy, prefix.count);
-        let progress = self.progress(start, &candidate);
+        let progress = self.progress(&candidate);
         if let Some(log) = &mut self.log {
             log.push(Considered { requests, candidate, start, accuracy, progress, grade, ruling });
         }
@@ -439,7 +470,7 @@ impl<'v, 'l> Search<'v, 'l> {
             let grade = if finish > prefix.deadline && prefix.hard { Grade::Unfit } else { Grade::OnTarget };
             return Rank { grade, keys: [-candidate.accuracy.as_f64(), lateness] };
         }
-        let progress = self.progress(start, candidate);
+        let progress = self.progress(candidate);
         let target = prefix.target.as_fraction();
         let slack = if candidate.rescue.is_some() { ACCURACY_SLACK } else { 0.0 };
         let accurate = candidate.accuracy >= prefix.target && priced.accuracy >= target - slack;
