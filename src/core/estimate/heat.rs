@@ -16,17 +16,18 @@ use serde::{Deserialize, Serialize};
 const AIR_C: f64 = 25.0;
 const AIR_DEVIATION: f64 = 10.0;
 const AIR_RANGE: (f64, f64) = (-40.0, 90.0);
-/// Deviation of the logarithm of the file's resistance, and how far it may be off at most.
-const LN_R_DEVIATION: f64 = 0.4;
+/// Deviation of the logarithm of the file's resistance, and how far it may be off at most. Air that warms steadily looks
+/// like a heatsink that passes on less and less; the weather changes more often than the heatsink does.
+const LN_R_DEVIATION: f64 = 0.2;
 const LN_R_RANGE: f64 = 2.5;
 /// Drift per square root of a second of sink, K; air, K; logarithm of the resistance.
-const DRIFT: [f64; 3] = [0.02, 0.05, 0.01];
+const DRIFT: [f64; 3] = [0.02, 0.05, 0.003];
 /// Deviation of a reading, K, and of the die's rise over the sink, as a share.
 const READING_K: f64 = 0.4;
 const RISE_SHARE: f64 = 0.15;
 const OUTLIER: f64 = 3.0;
 /// Doubt of air, K, and resistance after two surprises.
-const DOUBT: (f64, f64) = (4.0, 0.4);
+const DOUBT: (f64, f64) = (4.0, 0.2);
 /// A prediction is judged after so many seconds, against the die's rise over the air of at least so many kelvin.
 const AHEAD_S: f64 = 10.0;
 const LEAST_RISE_K: f64 = 5.0;
@@ -88,9 +89,15 @@ impl Heat {
         }
     }
 
-    /// The state that is worth keeping.
+    /// What is worth keeping of air and resistance: as far as the readings did not tell more of either than was known
+    /// at first, the first guess. From one working point only their sum is known, and what one of them takes the other
+    /// has too little; taken apart by the next one they would both be wrong.
     pub(super) fn kept(&self) -> [f64; 2] {
-        [self.state[1], self.state[2]]
+        let (guess, unknown) = ([AIR_C, 0.0], prior());
+        std::array::from_fn(|index| {
+            let known = 1.0 - self.covariance[index + 1][index + 1] / unknown[index + 1][index + 1];
+            guess[index] + known.clamp(0.0, 1.0) * (self.state[index + 1] - guess[index])
+        })
     }
 
     /// The hottest zone shows `celsius`, and the board drew `watts` since the last reading.
