@@ -96,6 +96,7 @@ impl Core {
             priority: request.priority.unwrap_or(class.priority),
             fastest: SmallVec::new(),
             usual: SmallVec::new(),
+            least: Microjoules::ZERO,
             spent: Microjoules::ZERO,
             gave_way: false,
             request,
@@ -114,6 +115,7 @@ impl Core {
         let mut usual = fastest.clone();
         let ways: SmallVec<[(usize, [f64; 2]); 4]> =
             (0..units).map(|unit| self.way_to_the_top(UnitId::at(unit), now)).collect();
+        let mut least_j = f64::INFINITY;
         let (mut runnable, mut accurate, mut affordable) = (false, false, request.variant.is_none());
         for &variant in &model.variants {
             if request.variant.is_some_and(|only| only != variant) {
@@ -128,6 +130,7 @@ impl Core {
                 }
                 accurate = true;
                 affordable |= self.affordable(waiting, variant, id);
+                least_j = least_j.min(rise.least_joules());
                 let run = rise.fastest();
                 let mean = self.estimates.mean_excess(id, 0.0);
                 let (present, left_s) = ways[unit];
@@ -145,6 +148,7 @@ impl Core {
         waiting.usual = if none { fastest.clone() } else { usual };
         affordable |= request.variant.is_none() && self.any_affordable(waiting);
         waiting.fastest = fastest;
+        waiting.least = Microjoules::from_f64(if least_j.is_finite() { least_j * 1e6 } else { 0.0 });
         match (runnable, accurate, affordable) {
             (false, _, _) => Err((Rejection::NoCandidate, None)),
             (_, false, _) => Err((Rejection::AccuracyUnreachable, None)),

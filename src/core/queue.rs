@@ -31,6 +31,8 @@ pub struct Waiting {
     pub fastest: SmallVec<[Nanos; 4]>,
     /// The same over the variants that meet the target, where there are some.
     pub usual: SmallVec<[Nanos; 4]>,
+    /// Expected energy of the cheapest run that would do, alone.
+    pub least: Microjoules,
     /// What runs that were stopped have cost it already.
     pub spent: Microjoules,
     /// Whether a run of it gave way to another request.

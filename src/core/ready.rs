@@ -60,6 +60,12 @@ impl Rise<'_> {
         Nanos::from_f64(self.cost.latency(self.top, self.items).as_f64() * self.outlook.slowdown(self.top))
     }
 
+    /// Expected energy at the operating point that takes the least by the board's power model, J.
+    pub(super) fn least_joules(&self) -> f64 {
+        let point = self.cost.front.first().copied().unwrap_or(self.top);
+        self.seconds(point) * self.outlook.busy_watts(point)
+    }
+
     /// Expected seconds from an operating point.
     fn seconds_from(&self, from: usize) -> f64 {
         self.seconds_after(from, self.settle_s)

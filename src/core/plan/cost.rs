@@ -12,7 +12,7 @@ pub(in crate::core) struct Cost {
     item_s: Box<[f64]>,
     /// The operating points than which no faster one runs an item for less energy, by the board's power model, the
     /// slowest first: so each takes more energy than the one before.
-    pub(super) front: Box<[usize]>,
+    pub(in crate::core) front: Box<[usize]>,
     overhead_s: f64,
     marginal: f64,
 }

@@ -107,9 +107,19 @@ struct Site<'v, 'p> {
     joined_s: f64,
 }
 
+/// When budgets pay for a run: at all, with their reserve left, and with that left and what those need who ask for other
+/// models.
+struct Paid {
+    at_all: Timestamp,
+    beside_reserve: Timestamp,
+    beside_all: Timestamp,
+}
+
 pub(super) struct Search<'v, 'l> {
     view: &'v View<'v>,
     head: &'v Waiting,
+    /// What those who ask for other models take at least.
+    owed: Microjoules,
     batch: &'l [&'v Waiting],
     variants: &'v [VariantId],
     prefixes: SmallVec<[Prefix; 8]>,
@@ -125,7 +135,10 @@ impl<'v, 'l> Search<'v, 'l> {
         batch: &'l [&'v Waiting],
         log: Option<&'l mut Vec<Considered>>,
     ) -> Self {
-        let model = &view.catalog.models[batch[0].request.model.index()];
+        let head = batch[0];
+        let model = &view.catalog.models[head.request.model.index()];
+        let others = view.behind.iter().filter(|other| other.request.model != head.request.model);
+        let owed = others.fold(Microjoules::ZERO, |sum, other| sum.saturating_add(other.least));
         let tally = Tally {
             considered: 0,
             feasible: 0,
@@ -139,7 +152,8 @@ impl<'v, 'l> Search<'v, 'l> {
         };
         Self {
             view,
-            head: batch[0],
+            head,
+            owed,
             batch,
             variants: &model.variants,
             prefixes: prefixes(batch, model.max_batch),
@@ -379,19 +393,22 @@ impl<'v, 'l> Search<'v, 'l> {
             return false;
         }
         self.tally.any_affordable = true;
-        let Some((paid, spared)) = self.paid_at(priced.candidate.energy) else {
+        let Some(paid) = self.paid_at(priced.candidate.energy) else {
             self.note(prefix, &priced, free_at, Grade::Unfit, Ruling::Unpaid);
             return true;
         };
-        self.tally.soonest_paid = Some(self.tally.soonest_paid.map_or(paid, |soonest| soonest.min(paid)));
-        let (mut found, mut as_priced) = self.ranked(prefix, pair, draft, priced, free_at.max(spared));
-        if free_at.max(paid) < spared && found.rank.grade > Grade::OnTime {
-            let (mut hasty, priced) = self.ranked(prefix, pair, draft, priced, free_at.max(paid));
+        self.tally.soonest_paid =
+            Some(self.tally.soonest_paid.map_or(paid.at_all, |soonest| soonest.min(paid.at_all)));
+        let (mut found, mut as_priced) = self.ranked(prefix, pair, draft, priced, paid.beside_all);
+        if free_at.max(paid.at_all) < paid.beside_all && found.rank.grade > Grade::OnTime {
+            let (mut hasty, mut priced) = self.ranked(prefix, pair, draft, priced, paid.at_all);
             if hasty.rank.grade < Grade::Crowding {
                 let keys = [self.progress(&hasty.candidate), priced.per_item];
                 hasty.rank = Rank { grade: Grade::Crowding, keys };
+            } else if hasty.rank.grade == Grade::Late {
+                (hasty, priced) = self.ranked(prefix, pair, draft, priced, paid.beside_reserve);
             }
-            if hasty.rank < found.rank {
+            if hasty.rank < found.rank || found.rank.grade == Grade::Late {
                 (found, as_priced) = (hasty, priced);
             }
         }
@@ -401,30 +418,33 @@ impl<'v, 'l> Search<'v, 'l> {
         if found.rank.grade < Grade::Unfit && self.best.is_none_or(|best| found.rank < best.rank) {
             self.best = Some(found);
         }
-        spared > free_at
+        paid.beside_all > free_at
     }
 
-    /// When the budgets pay for a run, and when they do and keep their reserve.
-    fn paid_at(&self, energy: Microjoules) -> Option<(Timestamp, Timestamp)> {
+    /// When the budgets pay for a run.
+    fn paid_at(&self, energy: Microjoules) -> Option<Paid> {
         let (ledger, class, now) = (self.view.ledger, self.head.request.class, self.view.now);
         if self.races() {
-            return Some((now, now));
+            return Some(Paid { at_all: now, beside_reserve: now, beside_all: now });
         }
-        let spared = ledger.available_at(class, energy, RESERVE, now)?;
-        let paid = if spared > now { ledger.available_at(class, energy, 0.0, now)? } else { now };
-        Some((paid, spared))
+        let beside_all = ledger.available_at(class, energy.saturating_add(self.owed), RESERVE, now)?;
+        let sooner = |reserve| match beside_all > now {
+            true => ledger.available_at(class, energy, reserve, now),
+            false => Some(now),
+        };
+        Some(Paid { at_all: sooner(0.0)?, beside_reserve: sooner(RESERVE)?, beside_all })
     }
 
-    /// A draft that starts at `start`; `priced` as it would be if its unit were all that it waits for.
+    /// A draft that starts when it is paid for; `priced` as it would be if its unit were all that it waits for.
     fn ranked<'p>(
         &mut self,
         prefix: &Prefix,
         pair: &Pair<'v, 'p>,
         draft: &Draft<'v, 'p>,
         priced: Priced,
-        start: Timestamp,
+        paid: Timestamp,
     ) -> (Ranked, Priced) {
-        let for_budget = start > pair.place.free_at;
+        let (start, for_budget) = (paid.max(pair.place.free_at), paid > pair.place.free_at);
         let priced = if for_budget { draft.price(self.view, prefix, pair, start) } else { priced };
         let mut rank = self.rank(prefix, &priced, (draft.share_s, draft.spare_s), start, for_budget);
         if !draft.held {
