@@ -158,9 +158,10 @@ impl Core {
     }
 
     /// Index of the operating point that a unit runs at as far as known, and how long each of its clocks takes from there
-    /// to the highest, s: less than usual if it is on its way.
+    /// to the highest, s. On their way they still hold up who goes first; who comes later finds them where they go.
     fn way_to_the_top(&self, unit: UnitId, now: Timestamp) -> (usize, [f64; 2]) {
         let board = &self.catalog.board;
+        let is_first = self.queue.is_empty() && self.running(unit).is_none() && !self.processor_taken(unit);
         let way = |domain: DomainId| {
             let opps = &board.domains[domain.index()].opps;
             let choices = self.clocks.choices(board, domain, &self.snapshot);
@@ -169,7 +170,8 @@ impl Core {
         };
         let from = domains_of(board, unit).map(|domain| {
             let (domain, present) = (domain?, self.clocks.present(domain?, &self.snapshot)?);
-            Some(way(domain).map_or((present, 0.0), |(clock, left)| (clock, left.as_secs_f64())))
+            let way = if is_first { way(domain) } else { Some((present, self.clocks.settle(domain))) };
+            Some(way.map_or((present, 0.0), |(clock, left)| (clock, left.as_secs_f64())))
         });
         let [(clock, left_s), (memory, memory_left_s)] = from.map(Option::unwrap_or_default);
         let present = self.costs.points(unit).nearest_below(OperatingPoint { clock, memory });

@@ -61,10 +61,31 @@ impl Crowd {
         self.shares.push((time_s, work_s));
     }
 
-    /// Seconds after which those behind are late even at their fastest, if a run does `joined_s` of their work, too.
-    pub(super) fn spare_s(&self, joined_s: f64) -> f64 {
+    /// Seconds after which those behind are late even at their fastest, if a run does `joined_s` of their work, too. The
+    /// highest clock, if it is asked for when that run begins, is in force after `change_s`; until then work takes
+    /// `slower` times as long.
+    pub(super) fn spare_s(&self, joined_s: f64, (change_s, slower): (f64, f64)) -> f64 {
         let left = self.tightest.map(|(time_s, work_s)| (time_s, work_s - joined_s));
-        left.filter(|(_, left_s)| *left_s > 0.0).map_or(f64::INFINITY, |(time_s, left_s)| time_s - left_s)
+        left.filter(|(_, left_s)| *left_s > 0.0).map_or(f64::INFINITY, |(time_s, left_s)| {
+            let late_s = change_s + left_s - time_s;
+            if late_s <= 0.0 {
+                time_s - left_s
+            } else if time_s >= change_s {
+                // They begin while the clock is still on its way.
+                change_s - slower * late_s
+            } else {
+                time_s - slower * left_s
+            }
+        })
+    }
+
+    /// Whether those behind are in time after a run of so many seconds if the clock changes `change_s` after its end, and
+    /// their work takes so many times as long as at the highest clock until then and from then on.
+    pub(super) fn is_in_time(&self, run_s: f64, change_s: f64, (before, after): (f64, f64)) -> bool {
+        self.tightest.is_none_or(|(time_s, work_s)| {
+            let begun_s = work_s.min(change_s / before);
+            run_s + begun_s * before + (work_s - begun_s) * after <= time_s
+        })
     }
 
     /// Seconds that a run may take which takes `work_s` at the highest clock and does `joined_s` of the work behind the
@@ -101,4 +122,40 @@ fn goes_elsewhere(view: &View<'_>, place: &Place<'_>, waiting: &Waiting, free_at
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_run_of_the_spare_time_leaves_just_enough(
+            time_s in 0.001f64..1.0,
+            work_s in 0.001f64..1.0,
+            change_s in 0.0f64..0.5,
+            slower in 1.0f64..8.0,
+            share in 0.0f64..1.0,
+        ) {
+            let crowd = Crowd { tightest: Some((time_s, work_s)), ..Crowd::default() };
+            let spare_s = crowd.spare_s(0.0, (change_s, slower));
+            let in_time = |run_s: f64| crowd.is_in_time(run_s, (change_s - run_s).max(0.0), (slower, 1.0));
+            if spare_s > 0.0 {
+                prop_assert!(in_time(spare_s * share * (1.0 - 1e-9)) && !in_time(spare_s + 1e-6), "{spare_s}");
+            } else {
+                prop_assert!(!in_time(1e-6), "{spare_s}");
+            }
+            // Who asks for the clock only then is no sooner, nor who asks for a lower one.
+            let run_s = time_s * share;
+            prop_assert!(in_time(run_s) || !crowd.is_in_time(run_s, change_s, (slower, 1.0)));
+            prop_assert!(in_time(run_s) || !crowd.is_in_time(run_s, 0.0, (slower, slower)));
+        }
+    }
+
+    #[test]
+    fn nobody_behind_is_late() {
+        let alone = Crowd::default();
+        assert!(alone.spare_s(0.0, (1.0, 2.0)).is_infinite() && alone.is_in_time(9.0, 1.0, (2.0, 1.0)));
+    }
 }

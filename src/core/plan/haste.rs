@@ -28,7 +28,8 @@ pub(in crate::core) struct Underway {
 }
 
 /// The lowest operating point at which a run leaves the time to those who wait that they need, or the highest that there
-/// is, and when it is then expected to end. `None` if it is fast enough or cannot be sped up.
+/// is, and when it is then expected to end. Where it ends before the clock has risen it is the one that those who wait
+/// need to find risen. `None` if it is fast enough as it is.
 pub(in crate::core) fn hasten(view: &View<'_>, run: Underway) -> Option<(OperatingPoint, Nanos)> {
     // Where a budget runs dry it is energy that they will lack, not time.
     if view.ledger.device_fill() < SHORT {
@@ -36,7 +37,8 @@ pub(in crate::core) fn hasten(view: &View<'_>, run: Underway) -> Option<(Operati
     }
     let place = Place::at_time(view, run.unit, view.now);
     let pair = Pair::new(view, run.variant, &place, run.items)?;
-    let share_s = Crowd::behind(view, &place).share_s(run.left * pair.seconds(place.top()), 0.0);
+    let (crowd, top) = (Crowd::behind(view, &place), place.top());
+    let share_s = crowd.share_s(run.left * pair.seconds(top), 0.0);
     let asked = place.asked();
     let usual_s = pair.rest_s(run.left, asked);
     if usual_s <= share_s * OVERDRAFT {
@@ -44,9 +46,21 @@ pub(in crate::core) fn hasten(view: &View<'_>, run: Underway) -> Option<(Operati
     }
     let ladder = pair.ladder();
     let point = ladder.iter().copied().find(|&point| pair.rest_s(run.left, point) <= share_s);
-    let point = point.unwrap_or(place.top());
+    let point = point.unwrap_or(top);
     let rest_s = pair.rest_s(run.left, point);
-    (rest_s < usual_s).then(|| (place.at(point), Nanos::from_secs_f64(rest_s)))
+    if rest_s < usual_s {
+        return Some((place.at(point), Nanos::from_secs_f64(rest_s)));
+    }
+    let slower = |point: usize| pair.seconds(point) / pair.seconds(top);
+    let present = slower(place.present());
+    if crowd.is_in_time(usual_s, place.change_s(top), (present, 1.0)) {
+        return None;
+    }
+    let in_time = |point: usize| {
+        crowd.is_in_time(usual_s, (place.change_s(point) - usual_s).max(0.0), (present, slower(point)))
+    };
+    let point = ladder.iter().copied().find(|&point| in_time(point)).unwrap_or(top);
+    (pair.seconds(point) < pair.seconds(asked)).then(|| (place.at(point), Nanos::from_secs_f64(usual_s)))
 }
 
 /// When a run would end at the highest operating point; `None` if it may not be sped up.

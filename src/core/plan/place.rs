@@ -71,6 +71,11 @@ impl<'a> Place<'a> {
         place
     }
 
+    /// The operating point in force.
+    pub(super) fn present(&self) -> usize {
+        self.present
+    }
+
     /// The operating point that was asked for last.
     pub(super) fn asked(&self) -> usize {
         self.points.index(self.asked)

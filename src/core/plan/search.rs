@@ -265,7 +265,9 @@ impl<'v, 'l> Search<'v, 'l> {
         let site = self.site(prospect, ground);
         let (crowd, newcomers) = &ground.crowds[prospect.place];
         let fastest_s = pair.seconds(place.top());
-        let (share_s, spare_s) = (crowd.share_s(fastest_s, site.joined_s), crowd.spare_s(site.joined_s));
+        let share_s = crowd.share_s(fastest_s, site.joined_s);
+        let slower = (pair.seconds(place.present()) / fastest_s).max(1.0);
+        let spare_s = crowd.spare_s(site.joined_s, (place.change_s(place.top()), slower));
         let quantile = |odds: f64| view.estimates.quantile(pair.variant, place.unit, 1.0 - odds);
         let fallback = site.fallback.filter(|fallback| fallback.pair.variant != pair.variant);
         // One in twenty can be told from few runs, one in a thousand cannot: what can be rescued is.

@@ -112,6 +112,22 @@ fn a_run_is_sped_up_for_who_comes_after_it_began() {
 }
 
 #[test]
+fn who_waits_finds_the_clock_risen() {
+    let mut world = sluggish();
+    let mut hurried = budgets();
+    hurried.classes[0].latency = ms(34);
+    world.handle(Event::Reconfigured(Box::new(hurried)));
+    let only = |id, variant| Request { variant: Some(VariantId(variant)), ..request(id) };
+    // 8 ms: over before the clock can rise.
+    world.submit(only(1, 2));
+    assert_eq!(world.decisions[0].chosen.point.clock, LOW, "nobody is in a hurry");
+    world.run_until(world.now.after(ms(1)));
+    // 80 ms, or 20: late by 1 ms if the clock begins to rise only then.
+    world.submit(only(2, 0));
+    assert_eq!(min_clock(&world), Some(TOP));
+}
+
+#[test]
 fn what_is_stopped_at_its_deadline_is_known_to_be_slower() {
     let mut world = World::new(alone(), budgets());
     let only =
