@@ -27,6 +27,7 @@ mod crowd;
 mod draft;
 mod foreseen;
 mod haste;
+mod paid;
 mod place;
 mod prefix;
 mod prospect;

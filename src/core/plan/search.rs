@@ -3,6 +3,7 @@
 use super::crowd::{Crowd, joined_s};
 use super::draft::{ACCURACY_SLACK, Draft, MOST_RESCUED, Priced, allowed_rescues};
 use super::foreseen::{Newcomers, foreseen_s, newcomers};
+use super::paid::{Paid, owed};
 use super::place::{Fallback, Pair, Place};
 use super::prefix::{Prefix, prefixes};
 use super::prospect::{Prospect, Prospects};
@@ -18,10 +19,6 @@ use smallvec::SmallVec;
 
 /// By how much a run may exceed its share of the time before it crowds out those behind it.
 const CROWDING: f64 = 1.05;
-
-/// Share of a full budget that is kept for those who would be late without it. So accuracy falls before anybody is late,
-/// and what is late anyhow makes nobody else late.
-const RESERVE: f64 = 0.25;
 
 /// Rounding must not rule out the highest clock that there is.
 const ROUNDING: f64 = 1.0 + 1e-9;
@@ -107,18 +104,10 @@ struct Site<'v, 'p> {
     joined_s: f64,
 }
 
-/// When budgets pay for a run: at all, with their reserve left, and with that left and what those need who ask for other
-/// models.
-struct Paid {
-    at_all: Timestamp,
-    beside_reserve: Timestamp,
-    beside_all: Timestamp,
-}
-
 pub(super) struct Search<'v, 'l> {
     view: &'v View<'v>,
     head: &'v Waiting,
-    /// What those who ask for other models take at least.
+    /// See [`owed`].
     owed: Microjoules,
     batch: &'l [&'v Waiting],
     variants: &'v [VariantId],
@@ -137,8 +126,6 @@ impl<'v, 'l> Search<'v, 'l> {
     ) -> Self {
         let head = batch[0];
         let model = &view.catalog.models[head.request.model.index()];
-        let others = view.behind.iter().filter(|other| other.request.model != head.request.model);
-        let owed = others.fold(Microjoules::ZERO, |sum, other| sum.saturating_add(other.least));
         let tally = Tally {
             considered: 0,
             feasible: 0,
@@ -153,7 +140,7 @@ impl<'v, 'l> Search<'v, 'l> {
         Self {
             view,
             head,
-            owed,
+            owed: owed(view, head),
             batch,
             variants: &model.variants,
             prefixes: prefixes(batch, model.max_batch),
@@ -395,7 +382,7 @@ impl<'v, 'l> Search<'v, 'l> {
             return false;
         }
         self.tally.any_affordable = true;
-        let Some(paid) = self.paid_at(priced.candidate.energy) else {
+        let Some(paid) = Paid::find(view, self.head.request.class, priced.candidate.energy, self.owed) else {
             self.note(prefix, &priced, free_at, Grade::Unfit, Ruling::Unpaid);
             return true;
         };
@@ -421,20 +408,6 @@ impl<'v, 'l> Search<'v, 'l> {
             self.best = Some(found);
         }
         paid.beside_all > free_at
-    }
-
-    /// When the budgets pay for a run.
-    fn paid_at(&self, energy: Microjoules) -> Option<Paid> {
-        let (ledger, class, now) = (self.view.ledger, self.head.request.class, self.view.now);
-        if self.races() {
-            return Some(Paid { at_all: now, beside_reserve: now, beside_all: now });
-        }
-        let beside_all = ledger.available_at(class, energy.saturating_add(self.owed), RESERVE, now)?;
-        let sooner = |reserve| match beside_all > now {
-            true => ledger.available_at(class, energy, reserve, now),
-            false => Some(now),
-        };
-        Some(Paid { at_all: sooner(0.0)?, beside_reserve: sooner(RESERVE)?, beside_all })
     }
 
     /// A draft that starts when it is paid for; `priced` as it would be if its unit were all that it waits for.
