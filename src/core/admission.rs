@@ -97,6 +97,7 @@ impl Core {
             fastest: SmallVec::new(),
             usual: SmallVec::new(),
             least: Microjoules::ZERO,
+            late: false,
             spent: Microjoules::ZERO,
             gave_way: false,
             request,
@@ -222,7 +223,8 @@ impl Core {
     /// would.
     pub(super) fn lateness(&self, now: Timestamp, new: &Waiting) -> Option<(Nanos, RequestId)> {
         let mut free_at = self.soonest_free_times(now);
-        let before = |other: &Waiting| (other.priority, other.deadline) <= (new.priority, new.deadline);
+        let urgency = |one: &Waiting| (one.priority, one.late, one.deadline);
+        let before = |other: &Waiting| urgency(other) <= urgency(new);
         let earlier = self.queue.iter().filter(|other| before(other));
         let later = self.queue.iter().filter(|other| !before(other));
         let mut worst: Option<(Nanos, RequestId)> = None;

@@ -189,6 +189,7 @@ impl Core {
             Event::Wake => {}
         }
         self.expire(now);
+        self.queue.put_late_last(now);
         self.carry_out_programs(now);
         // Before the choice: who waits for a run that is sped up is not too late.
         if arrives {

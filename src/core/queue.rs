@@ -1,4 +1,5 @@
-//! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app.
+//! The waiting requests, earliest deadline first within a priority, bounded in number over all and per app. Those that
+//! will be late anyhow come after the others of their priority, or they would make all that follow late, too.
 
 use crate::core::catalog::{Catalog, VariantId};
 use crate::core::event::{AppId, ClassId, Rejection, Request, RequestId};
@@ -33,6 +34,8 @@ pub struct Waiting {
     pub usual: SmallVec<[Nanos; 4]>,
     /// Expected energy of the cheapest run that would do, alone.
     pub least: Microjoules,
+    /// A soft deadline that nothing keeps any more: it comes after those of its priority that can still be in time.
+    pub late: bool,
     /// What runs that were stopped have cost it already.
     pub spent: Microjoules,
     /// Whether a run of it gave way to another request.
@@ -72,12 +75,18 @@ impl Waiting {
         self.hard == other.hard && self.deadline <= other.deadline && wishes(self) == wishes(other)
     }
 
+    /// Whether it is late even if it begins now and at its fastest.
+    fn is_hopeless(&self, now: Timestamp) -> bool {
+        let fastest = self.fastest.iter().min().copied().unwrap_or(Nanos::ZERO);
+        fastest < Nanos::MAX && now.after(fastest) > self.deadline
+    }
+
     pub(super) fn key(&self) -> Key {
-        (self.priority, self.deadline, self.request.id)
+        (self.priority, self.late, self.deadline, self.request.id)
     }
 }
 
-pub(super) type Key = (u32, Timestamp, RequestId);
+pub(super) type Key = (u32, bool, Timestamp, RequestId);
 
 /// The queue. Iteration is in order of urgency. Its tables keep their room: a queue that was as long before takes
 /// requests in without allocating.
@@ -177,6 +186,18 @@ impl Queue {
         let (_, slot) = self.order.remove(self.place(key).ok()?);
         self.free.push(slot);
         self.slots[slot].take()
+    }
+
+    /// Puts those who cannot be in time any more behind the others of their priority.
+    pub fn put_late_last(&mut self, now: Timestamp) {
+        let hopeless = |waiting: &&Waiting| !waiting.hard && !waiting.late && waiting.is_hopeless(now);
+        let late: SmallVec<[RequestId; 8]> =
+            self.iter().filter(hopeless).map(|waiting| waiting.request.id).collect();
+        for id in late {
+            if let Some(waiting) = self.take(id) {
+                self.put_back(Waiting { late: true, ..waiting });
+            }
+        }
     }
 
     /// A request of this app got its answer.

@@ -9,7 +9,7 @@ use crate::units::Microjoules;
 
 /// Share of a full budget that is kept for those who would be late without it. So accuracy falls before anybody is late,
 /// and what is late anyhow makes nobody else late.
-const RESERVE: f64 = 0.25;
+const RESERVE: f64 = 0.1;
 
 /// When budgets pay for a run.
 #[derive(Debug, Clone, Copy)]

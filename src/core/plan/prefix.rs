@@ -13,6 +13,8 @@ pub(super) struct Prefix {
     pub(super) items: u32,
     pub(super) deadline: Timestamp,
     pub(super) hard: bool,
+    /// Whether its first cannot be in time.
+    late: bool,
     pub(super) floor: Ppm,
     pub(super) target: Ppm,
     pub(super) variant: Option<VariantId>,
@@ -29,6 +31,7 @@ impl Prefix {
             items: request.items,
             deadline: waiting.deadline,
             hard: waiting.hard,
+            late: waiting.late,
             floor: waiting.floor,
             target: waiting.target,
             variant: request.variant,
@@ -38,11 +41,14 @@ impl Prefix {
 
     /// With one more request.
     fn join(self, next: Self) -> Self {
+        // Who is late anyhow and fills up a batch hurries nobody.
+        let rides = next.late && !self.late;
         Self {
             count: self.count + 1,
             items: self.items.saturating_add(next.items),
-            deadline: self.deadline.min(next.deadline),
-            hard: self.hard && next.hard,
+            deadline: if rides { self.deadline } else { self.deadline.min(next.deadline) },
+            hard: self.hard && (rides || next.hard),
+            late: self.late,
             floor: self.floor.max(next.floor),
             target: self.target.max(next.target),
             variant: self.variant,
