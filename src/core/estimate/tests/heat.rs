@@ -101,3 +101,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_air_and_heatsink_only_what_was_told_apart_is_kept() {
+    let mut heat = Heat::new(MODEL);
+    heat.state = [60.0, -18.0, 0.9];
+    assert_eq!(heat.kept(), [AIR_C, 0.0], "no more is known of either than at first");
+    heat.covariance[2][2] /= 2.0;
+    assert_eq!(heat.kept(), [AIR_C, 0.45]);
+    (heat.covariance[1][1], heat.covariance[2][2]) = (0.0, 0.0);
+    assert_eq!(heat.kept(), [-18.0, 0.9]);
+}
